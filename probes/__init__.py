@@ -1,0 +1,1 @@
+"""Load a subject, see its towers, layers and heads, and stand at every attention call."""

@@ -1,0 +1,1 @@
+"""What each position of each input is: one map per tower, one reader per processor family."""
