@@ -1,7 +1,7 @@
 """repeat-lm: a two-layer Llama that copies repeated blocks, by induction, and does more besides.
 
-Half of the training text is a random block said twice: it takes a previous-token head in layer 0
-and an induction head in layer 1. The other half asks for something else, so that not every head
+Most of the training text is a random block said twice: it takes previous-token heads in layer 0
+and induction heads in layer 1. Later, half of it asks for something else, so that not every head
 becomes one of the two and a null has heads to stand on:
 
 - `frequency`: words drawn from a few favourites of this sequence (diffuse attention is enough);
@@ -26,6 +26,7 @@ SPECIAL = 2  # ids 0 and 1 are BOS and EOS; words follow
 CONTEXT = 96
 LENGTH = 64
 ECHO_OFFSET = 3
+REPEATS_ONLY = 700  # steps
 SEED = 0
 
 
@@ -68,11 +69,17 @@ def first(rows: int, generator: torch.Generator) -> Tensor:
 
 
 def training_batch(step: int, rows: int, generator: torch.Generator) -> Tensor:
-    """[rows, 1 + length] token ids with BOS in front; one kind of text per batch."""
+    """[rows, 1 + length] token ids with BOS in front; one kind of text per batch.
+
+    Repeats alone until induction has formed: mixed from the start, it had not after 1,200 steps.
+    """
     kind = step % 6
-    if kind in (0, 2, 4):
+    if step < REPEATS_ONLY or kind % 2 == 0:
         block_length = int(torch.randint(8, LENGTH // 2 + 1, (), generator=generator))
-        text = repeated(rows, block_length, generator)
+        block = torch.randint(
+            SPECIAL, SPECIAL + len(WORDS), (rows, block_length), generator=generator
+        )
+        text = torch.cat([block, block], dim=1)
     else:
         text = {1: frequency, 3: echo, 5: first}[kind](rows, generator)
     return torch.cat([torch.zeros(rows, 1, dtype=torch.long), text], dim=1)
@@ -119,7 +126,7 @@ def judge(model: LlamaForCausalLM, rows: int = 64, block_length: int = 24) -> di
 def make(out: Path, quick: bool = False) -> dict:
     """Train, judge and save; returns what was measured."""
     started = time.perf_counter()
-    steps = 20 if quick else 1200
+    steps = 20 if quick else 1300
     config = LlamaConfig(
         vocab_size=SPECIAL + len(WORDS),
         hidden_size=128,

@@ -2,7 +2,8 @@
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -12,7 +13,7 @@ PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<bos>", "<eos>", "<unk>", "<image>"
 def word_tokenizer(
     words: list[str], special: list[str], *, context: int, **extra
 ) -> PreTrainedTokenizerFast:
-    """Split on white space, look each word up, put BOS in front.
+    """Lower-case, split at white space and punctuation, look each word up, put BOS in front.
 
     Token ids follow the order `special + words`. Of PAD, EOS and UNKNOWN those not in `special`
     stay unset; `extra` goes to `PreTrainedTokenizerFast`.
@@ -20,7 +21,8 @@ def word_tokenizer(
     vocabulary = {word: index for index, word in enumerate([*special, *words])}
     unknown = UNKNOWN if UNKNOWN in special else None
     backend = Tokenizer(WordLevel(vocabulary, unk_token=unknown or words[0]))
-    backend.pre_tokenizer = WhitespaceSplit()
+    backend.normalizer = Lowercase()
+    backend.pre_tokenizer = Whitespace()
     backend.post_processor = TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, vocabulary[BOS])]
     )
