@@ -1,0 +1,266 @@
+"""The head table: one tidy line per head, measure, variant and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.atomic_file import written_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = ("tower", "layer", "head", "measure", "variant", "inputs")
+NUMBERS = ("value", "ci_low", "ci_high", "n", "null_low", "null_high")
+COLUMNS = (*KEY, *NUMBERS, "unit")
+RANGES = {"share": (0.0, 1.0), "probability": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+"""Units whose values have both a floor and a ceiling."""
+_WHOLE = ("layer", "head", "n")
+_ROUNDING = 1e-4
+_ATTENTION_LAYERS = "layers"
+
+
+@dataclass(frozen=True, repr=False)
+class HeadTable:
+    """Scores of heads with intervals and nulls.
+
+    Attributes:
+        frame: a DataFrame with the columns ``tower layer head measure variant inputs value ci_low
+            ci_high n null_low null_high unit``. ``value`` is NaN where a measure could not be
+            taken. ``n`` is the number of examples. ``inputs`` names the data set or probe.
+        layers: how many blocks each tower has, those without softmax attention included;
+            decides the height of `grid`. Read off the frame where it is not given.
+
+    Raises:
+        ValueError: missing or unknown columns, a line given twice, a measure with two units, a
+            value outside of its unit's range.
+    """
+
+    frame: pd.DataFrame
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frame = _tidy(self.frame)
+        _check(frame)
+        deepest = frame.groupby("tower", sort=False)["layer"].max()
+        layers = {
+            str(tower): max(int(layer) + 1, self.layers.get(str(tower), 0))
+            for tower, layer in deepest.items()
+        }
+        object.__setattr__(self, "frame", frame)
+        object.__setattr__(self, "layers", layers)
+
+    @property
+    def towers(self) -> list[str]:
+        return list(dict.fromkeys(self.frame["tower"]))
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures, in the order in which they stand."""
+        return list(dict.fromkeys(self.frame["measure"]))
+
+    def variants(self, measure: str, tower: str | None = None) -> list[str]:
+        """Variants of a measure; a measure without parameters has the one variant ``""``."""
+        return list(dict.fromkeys(self._of(measure, tower)["variant"]))
+
+    def unit(self, measure: str) -> str:
+        return str(self._of(measure, None)["unit"].iloc[0])
+
+    def select(
+        self,
+        measure: str | Iterable[str] | None = None,
+        tower: str | Iterable[str] | None = None,
+        variant: str | Iterable[str] | None = None,
+        inputs: str | Iterable[str] | None = None,
+    ) -> HeadTable:
+        """The lines that match everything that is given; each may be one name or several."""
+        frame = self.frame
+        wanted = {"measure": measure, "tower": tower, "variant": variant, "inputs": inputs}
+        for column, names in wanted.items():
+            if names is not None:
+                several = [names] if isinstance(names, str) else list(names)
+                frame = frame[frame[column].isin(several)]
+        return HeadTable(frame, self.layers)
+
+    def lines(
+        self,
+        measure: str,
+        tower: str | None = None,
+        variant: str | None = None,
+        inputs: str | None = None,
+    ) -> pd.DataFrame:
+        """The lines of one measure in one tower, one per head.
+
+        Raises:
+            ValueError: nothing matches, or several towers, variants or inputs do; the sentence
+                lists them.
+        """
+        frame = self._of(measure, tower)
+        for column, wanted in (("tower", tower), ("variant", variant), ("inputs", inputs)):
+            there = list(dict.fromkeys(frame[column]))
+            if wanted is None and len(there) > 1:
+                raise ValueError(
+                    f"`{column}` must be given for measure {measure!r}, which has several. "
+                    f"Choose one of: {_listed(there)}."
+                )
+            if wanted is not None and wanted not in there:
+                raise ValueError(
+                    f"`{column}` must be one that measure {measure!r} was taken with, got "
+                    f"{wanted!r}. Choose one of: {_listed(there)}."
+                )
+            if wanted is not None:
+                frame = frame[frame[column] == wanted]
+        return frame
+
+    def grid(
+        self,
+        measure: str,
+        tower: str | None = None,
+        variant: str | None = None,
+        inputs: str | None = None,
+        column: str = "value",
+    ) -> NDArray[np.float64]:
+        """Float ``[layer, head]`` of one measure in one tower; NaN where it was not measured.
+
+        ``column`` may be any of the numbers: ``"ci_low"``, ``"n"``, ``"null_high"`` and so on.
+        """
+        if column not in NUMBERS:
+            raise ValueError(f"`column` must be one of {', '.join(NUMBERS)}, got {column!r}.")
+        lines = self.lines(measure, tower, variant, inputs)
+        name = lines["tower"].iloc[0]
+        heads = int(self.frame.loc[self.frame["tower"] == name, "head"].max()) + 1
+        grid = np.full((self.layers[name], heads), np.nan)
+        grid[lines["layer"].to_numpy(), lines["head"].to_numpy()] = lines[column].to_numpy(float)
+        return grid
+
+    def merge(self, *others: HeadTable) -> HeadTable:
+        """One table with the lines of all; a line that stands in two is an error."""
+        import pandas as pd
+
+        tables = [self, *others]
+        layers: dict[str, int] = {}
+        for table in tables:
+            for tower, count in table.layers.items():
+                layers[tower] = max(count, layers.get(tower, 0))
+        return HeadTable(pd.concat([table.frame for table in tables]), layers)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write by temporary file and rename; layer counts travel in the file's metadata."""
+        frame = self.frame.copy()
+        frame.attrs = {_ATTENTION_LAYERS: dict(self.layers)}
+        with written_atomically(Path(path)) as temporary:
+            frame.to_parquet(temporary, index=False)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> HeadTable:
+        import pandas as pd
+
+        frame = pd.read_parquet(path)
+        return cls(frame, frame.attrs.get(_ATTENTION_LAYERS, {}))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write numbers in full precision; an empty cell is "not measured"."""
+        with written_atomically(Path(path)) as temporary:
+            self.frame.to_csv(temporary, index=False)
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> HeadTable:
+        import pandas as pd
+
+        texts = dict.fromkeys(("tower", "measure", "variant", "inputs", "unit"), str)
+        frame = pd.read_csv(
+            path, dtype=texts, keep_default_na=False, na_values={number: [""] for number in NUMBERS}
+        )
+        return cls(frame)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "HeadTable: empty"
+        heads = self.frame[["tower", "layer", "head"]].drop_duplicates()
+        counts = heads.groupby("tower", sort=False).size()
+        towers = ", ".join(f"{tower} {count} heads" for tower, count in counts.items())
+        inputs = _listed([name for name in dict.fromkeys(self.frame["inputs"]) if name])
+        return (
+            f"HeadTable: {towers}; n up to {int(self.frame['n'].max())}"
+            f"{f'; inputs {inputs}' if inputs else ''}\n"
+            f"{len(self.measures)} measures: {', '.join(self.measures)}"
+        )
+
+    def _of(self, measure: str, tower: str | None) -> pd.DataFrame:
+        frame = self.frame[self.frame["measure"] == measure]
+        if frame.empty:
+            raise ValueError(
+                f"`measure` must be one in the table, got {measure!r}. "
+                f"Choose one of: {_listed(self.measures)}."
+            )
+        if tower is not None and not (frame["tower"] == tower).any():
+            raise ValueError(
+                f"`tower` must be one in which {measure!r} was measured, got {tower!r}. "
+                f"Choose one of: {_listed(dict.fromkeys(frame['tower']))}."
+            )
+        return frame if tower is None else frame[frame["tower"] == tower]
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(repr(str(name)) if not name else str(name) for name in names)
+
+
+def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in COLUMNS if name not in frame]
+    unknown = [str(name) for name in frame if name not in COLUMNS]
+    if missing or unknown:
+        raise ValueError(
+            f"A head table must have the columns {' '.join(COLUMNS)}; "
+            + "; ".join(
+                f"{word} {' '.join(names)}"
+                for word, names in (("missing", missing), ("unknown", unknown))
+                if names
+            )
+            + "."
+        )
+    frame = frame[list(COLUMNS)].reset_index(drop=True)
+    kinds = {name: "int64" if name in _WHOLE else "float64" for name in ("layer", "head", *NUMBERS)}
+    return frame.astype({**kinds, **dict.fromkeys(set(COLUMNS) - set(kinds), "str")})
+
+
+def _check(frame: pd.DataFrame) -> None:
+    twice = frame.duplicated(list(KEY))
+    if twice.any():
+        line = " ".join(f"{name}={frame[name][twice.idxmax()]}" for name in KEY)
+        raise ValueError(f"A head table must hold each line once, got twice: {line}.")
+    if (frame[list(_WHOLE)] < 0).any(axis=None):
+        raise ValueError("Columns layer, head and n of a head table must not be negative.")
+    units = frame.groupby("measure", sort=False)["unit"].unique()
+    for measure, names in units.items():
+        if len(names) > 1 or not names[0]:
+            raise ValueError(
+                f"Measure {measure!r} must have one unit, got {_listed(names)}. "
+                "Give another unit another measure's name."
+            )
+    for low, high in (("ci_low", "ci_high"), ("null_low", "null_high")):
+        if (frame[low] > frame[high]).any():
+            raise ValueError(f"{low} must not lie above {high}.")
+    for number in ("value", "ci_low", "ci_high", "null_low", "null_high"):
+        _check_range(frame, number)
+
+
+def _check_range(frame: pd.DataFrame, number: str) -> None:
+    values = frame[number].to_numpy(float)
+    wrong = np.isinf(values)
+    for unit, (low, high) in RANGES.items():
+        outside = (values < low - _ROUNDING) | (values > high + _ROUNDING)
+        wrong |= (frame["unit"] == unit).to_numpy() & outside
+    if wrong.any():
+        line = frame.iloc[int(wrong.argmax())]
+        raise ValueError(
+            f"{number} of {line['measure']} at {line['tower']}.L{line['layer']}H{line['head']} "
+            f"must be finite and in the range of its unit ({line['unit']}), got {line[number]}."
+        )
