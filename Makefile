@@ -1,0 +1,44 @@
+# `make` alone prints the list of targets; each says what it does after its `##`.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench data app
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= auto
+MEASURE := capture
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## an environment in .venv with everything that is needed, versions pinned
+
+demo: $(INSTALLED) ## the main job on the bundled models, end to end, without a network
+	$(BIN)/headscope demo
+
+test: $(INSTALLED) ## the tests that need no network, GPU or browser, in a few minutes
+	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4
+
+check: $(INSTALLED) ## format, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## time and memory of capture, side by side with the plain forward pass
+	$(BIN)/python benchmarks/$(MEASURE).py
+
+data: $(INSTALLED) ## remake the bundled models and input sets by their recipes (hours on two cores)
+	$(BIN)/python data/recipes/remake.py
+
+app: ## the dashboard (not there yet)
+	@echo "The dashboard is not written yet. Run 'make demo', then open the run folders from Jupyter." >&2
+	@exit 1
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "headscope needs Python 3.11 or newer, got %d.%d. Name one with: make PYTHON=python3.11 setup" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""Which public names there are and where each lives, loaded only when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+PUBLIC = {
+    "Batch": "probes.inputs:Batch",
+    "Example": "probes.inputs:Example",
+    "Head": "probes.heads:Head",
+    "HeadTable": "analysis.head_table:HeadTable",
+    "LoadError": "probes.load_error:LoadError",
+    "Site": "probes.heads:Site",
+    "Subject": "probes.subject:Subject",
+    "capture": "probes.capture:capture",
+    "edit": "probes.edits:edit",
+    "edits": "probes.edits",
+    "figures": "dashboard.figures",
+    "load": "probes.loading:load",
+    "open_run": "analysis.run_folder:open_run",
+    "score": "headscope.scoring:score",
+}
+"""Public name -> module, or module and the name in it."""
+
+
+def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package that imports a public name at first use.
+
+    `import headscope` itself loads neither torch nor pandas, so the command line answers at once.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in PUBLIC:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, member = PUBLIC[name].partition(":")
+        found = importlib.import_module(module)
+        return getattr(found, member) if member else found
+
+    def names() -> list[str]:
+        return sorted({*vars(importlib.import_module(package)), *PUBLIC})
+
+    return attribute, names
