@@ -1,0 +1,139 @@
+"""Choose the family that a batch belongs to, and name the positions of every tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from probes.tokens import fixed_grid
+from probes.tokens.context import Context, TowerFacts
+from probes.tokens.map import TokenMap, TowerTokens, blank_tokens
+from probes.tokens.patches import Patches
+from probes.tokens.text import text_tokens
+
+_TEXT = ("language", "encoder", "decoder", "cross")
+_DECODED = ("decoder", "cross")
+
+
+class Family(Protocol):
+    """How one family of processors lays images out: a module with these three functions."""
+
+    def matches(self, context: Context) -> bool:
+        """Whether the batch was made by a processor of this family."""
+        ...
+
+    def language(self, context: Context) -> list[Patches] | None:
+        """What the language tower reads of each image of the batch; ``None`` if not known."""
+        ...
+
+    def vision(self, context: Context, facts: TowerFacts) -> TowerTokens | None:
+        """The rows of the vision tower; ``None`` if not known."""
+        ...
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, the most particular first."""
+    return (fixed_grid,)
+
+
+def map_tokens(
+    model: nn.Module | None,
+    processor: Any,
+    tensors: Mapping[str, Any],
+    towers: Sequence[Any],
+    *,
+    tokenizer: Any = None,
+    image_sizes: Sequence[tuple[int, int]] = (),
+    image_examples: Sequence[int] = (),
+) -> TokenMap:
+    """What every position of every tower is.
+
+    Args:
+        model: the model that will read the batch; its configuration and the parameters of its
+            embeddings are looked at, nothing is run.
+        processor: what made the tensors: a processor, an image processor, a tokenizer or ``None``.
+        tensors: keyword arguments of the model's forward.
+        towers: a `TowerFacts`, a tower of a layout, or a name for each tower.
+        tokenizer: found in the processor where it is left out.
+        image_sizes: (width, height) of each original image, in the order of the processor.
+        image_examples: index of the example that each image belongs to; left out, one each.
+
+    Returns:
+        A map with the towers that could be mapped. Places that are not understood stay unknown
+        (row and column -1, box NaN); towers of which not even the lengths are known are left out.
+    """
+    found = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+    if found is None and hasattr(processor, "convert_ids_to_tokens"):
+        found = processor
+    pixels = tensors.get("pixel_values")
+    if not image_sizes and isinstance(pixels, Tensor) and pixels.ndim == 4 and processor is None:
+        # Called with the model's own tensors: the canvas is all there is to point at.
+        image_sizes = [(pixels.shape[-1], pixels.shape[-2])] * pixels.shape[0]
+    context = Context(
+        model=model,
+        config=getattr(model, "config", None),
+        processor=processor,
+        tokenizer=found,
+        tensors=tensors,
+        image_sizes=list(image_sizes),
+        image_examples=list(image_examples) or list(range(len(image_sizes))),
+    )
+    family = next((f for f in families() if f.matches(context)), None) if image_sizes else None
+    patches = family.language(context) if family is not None else None
+    mapped = {}
+    for tower in towers:
+        facts = _facts(tower)
+        tokens = _map_tower(context, facts, family, patches)
+        if tokens is None or _contradicts(tokens, facts):
+            tokens = _blank(context, facts)
+        if tokens is not None:
+            mapped[facts.name] = tokens
+    return TokenMap(mapped)
+
+
+def _facts(tower: Any) -> TowerFacts:
+    if isinstance(tower, str):
+        tower = TowerFacts(tower)
+    elif not isinstance(tower, TowerFacts):
+        tower = TowerFacts(tower.name, path=getattr(tower, "template", ""))
+    if tower.kind:
+        return tower
+    return TowerFacts(tower.name, tower.name.split("_")[0], tower.path, tower.lengths)
+
+
+def _map_tower(
+    context: Context, facts: TowerFacts, family: Family | None, patches: list[Patches] | None
+) -> TowerTokens | None:
+    tensors = context.tensors
+    if facts.kind in _DECODED and isinstance(tensors.get("decoder_input_ids"), Tensor):
+        mask = tensors.get("decoder_attention_mask")
+        return text_tokens(context, facts.name, tensors["decoder_input_ids"], mask)
+    reads_ids = isinstance(tensors.get("input_ids"), Tensor)
+    if facts.kind in _TEXT and reads_ids and not facts.kind == "decoder":
+        mask = tensors.get("attention_mask")
+        return text_tokens(context, facts.name, tensors["input_ids"], mask, patches)
+    if facts.kind in ("vision", "encoder") and family is not None:
+        return family.vision(context, facts)
+    return None
+
+
+def _contradicts(tokens: TowerTokens, facts: TowerFacts) -> bool:
+    return bool(facts.lengths) and tuple(tokens.lengths.tolist()) != tuple(facts.lengths)
+
+
+def _blank(context: Context, facts: TowerFacts) -> TowerTokens | None:
+    """Rows of the observed lengths in which nothing but the role is known."""
+    if not facts.lengths:
+        return None
+    rows, examples = len(facts.lengths), max(context.examples, 1)
+    owners = [min(row * examples // rows, examples - 1) for row in range(rows)]
+    pictured = facts.kind in ("vision", "resampler")
+    role = "image" if pictured else "text" if facts.kind in _TEXT else "special"
+    if rows % examples and examples > 1:
+        owners = [-1] * rows
+    return blank_tokens(facts.name, list(facts.lengths), owners, role)
+
+

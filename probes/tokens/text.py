@@ -1,0 +1,174 @@
+"""Name the positions of text: BOS, system prompt, special tokens, padding, and image positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes.tokens.context import Context, starts_of
+from probes.tokens.map import ROLES, TowerTokens
+from probes.tokens.patches import Patches, unplaced
+
+_BYTE_SPACE, _PIECE_SPACE = "\u0120", "\u2581"
+"""How byte-level and SentencePiece vocabularies write a space: two letters, not blanks."""
+
+
+def text_tokens(
+    context: Context,
+    tower: str,
+    ids: Tensor,
+    attention_mask: Tensor | None,
+    patches: Sequence[Patches] | None = None,
+) -> TowerTokens:
+    """The rows of a tower that reads ``ids [example position]``.
+
+    Args:
+        attention_mask: 0 marks padding. Without it no position is padding.
+        patches: what the language tower reads of each image of the batch. Where their number
+            does not equal that of the image tokens in a row, the row's image positions keep the
+            role ``image`` and their places stay unknown.
+    """
+    ids = ids.detach().cpu()
+    mask = torch.ones_like(ids) if attention_mask is None else attention_mask.detach().cpu()
+    if mask.shape != ids.shape:
+        mask = torch.ones_like(ids)
+    role = torch.stack(
+        [_roles(context, row, real.bool()) for row, real in zip(ids, mask, strict=True)]
+    )
+    count, length = ids.shape
+    flat = ids.flatten()
+    spots = [(role[example] == ROLES.index("image")).nonzero()[:, 0] for example in range(count)]
+    image = torch.full((count, length), -1)
+    placed = unplaced(count * length)
+    columns = {name: getattr(placed, name).clone() for name in ("tile", "row", "column", "box")}
+    for example, spot in enumerate(spots):
+        index, pieces = _patches_of(context, example, patches, len(spot))
+        at = spot + example * length
+        image[example, spot] = index
+        if pieces is not None:
+            for name, column in columns.items():
+                column[at] = getattr(pieces, name)
+    return TowerTokens(
+        tower=tower,
+        starts=starts_of([length] * count),
+        example=torch.arange(count).repeat_interleave(length),
+        role=role.flatten(),
+        ids=flat.long(),
+        image=image.flatten(),
+        text=token_texts(context.tokenizer, flat),
+        **columns,
+    )
+
+
+def token_texts(tokenizer: Any, ids: Tensor) -> tuple[str, ...]:
+    """Each token as a reader sees it, spaces included; empty without a tokenizer."""
+    if tokenizer is None:
+        return ()
+    wanted = ids.unique().tolist()
+    known = {}
+    for token_id in wanted:
+        token = tokenizer.convert_ids_to_tokens(int(token_id)) if token_id >= 0 else None
+        if token is None:
+            known[token_id] = ""
+            continue
+        token = token.decode(errors="replace") if isinstance(token, bytes) else str(token)
+        text = token.replace(_BYTE_SPACE, " ").replace(_PIECE_SPACE, " ")
+        known[token_id] = text if text.isascii() else _decoded(tokenizer, token_id, token)
+    return tuple(known[token_id] for token_id in ids.tolist())
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that are not text: those the tokenizer names and those it added as such."""
+    if tokenizer is None:
+        return set()
+    named = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or []}
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return named | {int(i) for i, token in added.items() if getattr(token, "special", False)}
+
+
+def system_prompt_ids(tokenizer: Any) -> list[int]:
+    """Ids of what the chat template writes before the first user turn, header of the turn excluded.
+
+    Found by comparing the template's text before a first and before a second user turn. Empty
+    where there is no template, or the comparison does not work.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    first, second = "first-user-turn", "second-user-turn"
+    user, other = {"role": "user", "content": first}, {"role": "user", "content": second}
+    answer = {"role": "assistant", "content": "an-answer"}
+    try:
+        whole = tokenizer.apply_chat_template([user, answer, other], tokenize=False)
+    except Exception:  # a template is a program of the model's author and may raise anything
+        return []
+    if first not in whole or second not in whole:
+        return []
+    before = whole[: whole.index(first)]
+    between = whole[whole.index("an-answer") + len("an-answer") : whole.index(second)]
+    header = 0
+    while header < min(len(before), len(between)) and before[-1 - header] == between[-1 - header]:
+        header += 1
+    system = before[: len(before) - header]
+    return list(tokenizer(system, add_special_tokens=False)["input_ids"]) if system else []
+
+
+def _roles(context: Context, ids: Tensor, real: Tensor) -> Tensor:
+    tokenizer = context.tokenizer
+    role = torch.full_like(ids, ROLES.index("text"), dtype=torch.long)
+    positions = real.nonzero()[:, 0]
+    first = int(positions[0]) if len(positions) else len(ids)
+    system = _system_ids(context)
+    if system:
+        body = ids[first:].tolist()
+        skip = int(bool(body) and body[0] != system[0] and body[0] == _bos(context))
+        span = 0
+        while skip + span < len(body) and span < len(system) and body[skip + span] == system[span]:
+            span += 1
+        # A few shared first tokens are the frame of any turn, not this system prompt.
+        if span >= max(1, len(system) - 2):
+            role[first + skip : first + skip + span] = ROLES.index("system")
+    special = special_ids(tokenizer)
+    if special:
+        role[torch.isin(ids, torch.tensor(sorted(special)))] = ROLES.index("special")
+    if context.image_token_id is not None:
+        role[ids == context.image_token_id] = ROLES.index("image")
+    if first < len(ids):
+        if int(ids[first]) == _bos(context):
+            role[first] = ROLES.index("bos")
+        elif int(ids[first]) == getattr(tokenizer, "cls_token_id", None):
+            role[first] = ROLES.index("cls")
+    role[~real] = ROLES.index("pad")
+    return role
+
+
+def _bos(context: Context) -> int | None:
+    found = getattr(context.tokenizer, "bos_token_id", None)
+    if found is None and context.tokenizer is None:
+        text = getattr(context.config, "text_config", context.config)
+        found = getattr(text, "bos_token_id", None)
+    return found if isinstance(found, int) else None
+
+
+def _system_ids(context: Context) -> list[int]:
+    return system_prompt_ids(context.tokenizer) if context.tokenizer is not None else []
+
+
+def _patches_of(
+    context: Context, example: int, patches: Sequence[Patches] | None, wanted: int
+) -> tuple[Tensor, Patches | None]:
+    mine = [i for i, owner in enumerate(context.image_examples) if owner == example]
+    if patches is not None and len(patches) == context.images:
+        pieces = [patches[i] for i in mine]
+        if sum(len(piece) for piece in pieces) == wanted:
+            index = [torch.full((len(piece),), k) for k, piece in enumerate(pieces)]
+            empty = torch.zeros(0, dtype=torch.long)
+            return torch.cat(index) if index else empty, Patches.join(pieces)
+    return torch.full((wanted,), 0 if len(mine) == 1 else -1), None
+
+
+def _decoded(tokenizer: Any, token_id: int, token: str) -> str:
+    text = tokenizer.decode([token_id])
+    return f" {text}" if token.startswith(_PIECE_SPACE) and not text.startswith(" ") else text

@@ -1,0 +1,173 @@
+"""Vision transformers: CLS, distillation and register tokens, then a grid of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probes.tokens.context import Context, TowerFacts, starts_of
+from probes.tokens.map import TowerTokens
+from probes.tokens.patches import Patches, Placement, grid, unplaced
+
+_BEFORE = {
+    "cls": ("cls_token", "class_embedding", "class_token", "distillation_token", "dist_token"),
+    "register": ("register_tokens", "reg_token", "storage_tokens"),
+}
+_AFTER = {"special": ("detection_tokens", "det_token")}
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Tokens that a vision transformer adds to its patches, by role, and the size of a patch."""
+
+    before: tuple[tuple[str, int], ...]
+    after: tuple[tuple[str, int], ...]
+    patch: tuple[int, int]
+    """Rows and columns of pixels."""
+
+    @property
+    def count(self) -> int:
+        return sum(count for _, count in (*self.before, *self.after))
+
+
+def extras_of(context: Context, path: str = "") -> Extras | None:
+    """What the vision tower adds to its patches, read off its parameters and configuration.
+
+    ``None`` where the size of a patch cannot be found.
+    """
+    tower = _module(context.model, path)
+    patch = _patch_size(context, tower)
+    if tower is None or patch is None:
+        return None
+    counted = _count_parameters(tower)
+    before = [(role, counted[name]) for role, names in _BEFORE.items() for name in names]
+    after = [(role, counted[name]) for role, names in _AFTER.items() for name in names]
+    before, after = [p for p in before if p[1]], [p for p in after if p[1]]
+    if getattr(context.vision_config, "model_type", "") == "llama4_vision_model":
+        before, after = [], before
+    return Extras(tuple(before), tuple(after), patch)
+
+
+def tile_patches(
+    extras: Extras, rows: int, columns: int, placement: Placement | None, tile: int
+) -> Patches:
+    """What a vision transformer reads of one canvas of ``rows`` x ``columns`` pixels."""
+    high, wide = extras.patch
+    body = grid(rows // high, columns // wide, (wide, high), placement, tile)
+    front = [unplaced(count, role, tile) for role, count in extras.before]
+    back = [unplaced(count, role, tile) for role, count in extras.after]
+    return Patches.join([*front, body, *back])
+
+
+def vision_tokens(
+    context: Context, facts: TowerFacts, tiles: Sequence[tuple[int, int, Placement | None]]
+) -> TowerTokens | None:
+    """One row per canvas of ``pixel_values [canvas channel row column]``.
+
+    Args:
+        tiles: for each canvas its image in the batch, its tile, and its placement.
+    """
+    pixels = context.tensors.get("pixel_values")
+    extras = extras_of(context, facts.path)
+    if not isinstance(pixels, Tensor) or extras is None:
+        return None
+    rows, columns = pixels.shape[-2:]
+    pieces = [tile_patches(extras, rows, columns, place, tile) for _, tile, place in tiles]
+    return tower_of_images(context, facts.name, pieces, [image for image, _, _ in tiles])
+
+
+def tower_of_images(
+    context: Context, tower: str, pieces: Sequence[Patches], images: Sequence[int]
+) -> TowerTokens:
+    """Rows of a vision tower: one per piece, which comes from the image of the same index."""
+    lengths = [len(piece) for piece in pieces]
+    size = torch.tensor(lengths, dtype=torch.long)
+    joined = Patches.join(pieces)
+
+    def spread(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long).repeat_interleave(size)
+
+    return TowerTokens(
+        tower=tower,
+        starts=starts_of(lengths),
+        example=spread([context.image_examples[image] for image in images]),
+        role=joined.role,
+        ids=torch.full((len(joined),), -1),
+        image=spread([context.image_of_example[image] for image in images]),
+        tile=joined.tile,
+        row=joined.row,
+        column=joined.column,
+        box=joined.box,
+    )
+
+
+def single_tiles(context: Context) -> list[tuple[int, int, Placement | None]] | None:
+    """One canvas per image, in order; ``None`` where their numbers differ."""
+    pixels = context.tensors.get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[0] != context.images:
+        return None
+    return [(image, 0, context.placement(image, pixels)) for image in range(context.images)]
+
+
+def _module(model: nn.Module | None, path: str) -> nn.Module | None:
+    if model is None:
+        return None
+    # The layers' common path ends below the embeddings, so search from the module above them.
+    convolution = _patch_convolution(model, path)
+    if convolution is None:
+        return model
+    parents = convolution.split(".")
+    for depth in range(len(parents) - 1, -1, -1):
+        module = model.get_submodule(".".join(parents[:depth]))
+        if any(True for _ in _token_parameters(module)):
+            return module
+    return model.get_submodule(".".join(parents[:-1])) if len(parents) > 1 else model
+
+
+def _patch_convolution(model: nn.Module, path: str) -> str | None:
+    """Path of the convolution that cuts an image into patches, the one nearest to the tower."""
+    best, score = None, -1
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride:
+            if module.in_channels not in (1, 3, 4) or module.kernel_size == (1, 1):
+                continue
+            shared = 0
+            for mine, theirs in zip(name.split("."), path.split("."), strict=False):
+                if mine != theirs:
+                    break
+                shared += 1
+            if shared > score:
+                best, score = name, shared
+    return best
+
+
+def _token_parameters(module: nn.Module) -> Any:
+    names = {name for group in (*_BEFORE.values(), *_AFTER.values()) for name in group}
+    for path, parameter in module.named_parameters():
+        if path.rpartition(".")[2] in names and parameter is not None:
+            yield path.rpartition(".")[2], parameter
+
+
+def _count_parameters(module: nn.Module) -> dict[str, int]:
+    counts = {name: 0 for group in (*_BEFORE.values(), *_AFTER.values()) for name in group}
+    for name, parameter in _token_parameters(module):
+        if counts[name] == 0:
+            counts[name] = parameter.numel() // parameter.shape[-1]
+    return counts
+
+
+def _patch_size(context: Context, tower: nn.Module | None) -> tuple[int, int] | None:
+    found = getattr(context.vision_config, "patch_size", None)
+    if found is not None:
+        return context.pair(found)
+    if tower is None:
+        return None
+    name = _patch_convolution(tower, "")
+    if name is None:
+        return None
+    high, wide = tower.get_submodule(name).kernel_size  # type: ignore[misc]
+    return int(high), int(wide)
