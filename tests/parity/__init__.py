@@ -1,0 +1,1 @@
+"""Parity with the models' own eager attention: one row per family, built from a small config."""
