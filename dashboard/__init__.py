@@ -1,1 +1,1 @@
-"""Pictures of results: pure functions from a result to a figure, and the pages that show them."""
+"""Pictures of results: pure functions from a result to a Plotly figure, and the pages over runs."""

@@ -1,5 +1,6 @@
-"""Sparse autoencoders on what attention heads give out: to come.
+"""Sparse autoencoders on the outputs of attention heads. Nothing lives here yet.
 
-Here will live recording activations from a subject, training coders, judging them, splicing them
-into the model, and attributing their latents to heads and source positions. Nothing does yet.
+Planned rooms: activations (a stream of head outputs from a subject), coders (ReLU, gated, TopK,
+BatchTopK, Matryoshka, JumpReLU; a file each), training, evaluation, attribution of features to
+heads and source tokens, and exchange with SAELens, sparsify and dictionary_learning files.
 """

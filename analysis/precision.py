@@ -1,0 +1,56 @@
+"""Numbers to the precision that their interval supports."""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+MOST_DIGITS = 3
+"""Significant digits where no interval says otherwise."""
+
+
+def rounded(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
+    """A value with as many digits as its interval supports, and half the interval's width.
+
+    The half width keeps one significant digit (two where that digit would be a 1), the value as
+    many decimals. ``n/a`` where nothing was measured.
+
+    >>> rounded(0.4213948, 0.391, 0.452)
+    '0.42 ± 0.03'
+    >>> rounded(153.71, 141.2, 166.0), rounded(0.000012), rounded(float("nan"))
+    ('154 ± 12', '0.000012', 'n/a')
+    """
+    if not isfinite(value):
+        return "n/a"
+    half = (high - low) / 2
+    if not isfinite(half) or half <= 0:
+        return plain(value)
+    places = _places(half)
+    if places > 4:
+        return f"{plain(value)} ± {half:.0e}".replace("e-0", "e-")
+    shown = max(places, 0)
+    return f"{value:.{shown}f} ± {half:.{shown}f}"
+
+
+def plain(value: float, digits: int = MOST_DIGITS) -> str:
+    """A value with a few significant digits and no exponent where one can do without.
+
+    >>> [plain(x) for x in (0.42139, 12.345, 0.0, 1234567.0, -0.0000004)]
+    ['0.421', '12.3', '0', '1,234,567', '-4e-07']
+    """
+    if not isfinite(value):
+        return "n/a"
+    if value == 0:
+        return "0"
+    size = floor(log10(abs(value)))
+    if size < -5:
+        return f"{value:.{digits - 1}g}"
+    if size >= digits - 1:
+        return f"{value:,.0f}"
+    text = f"{value:.{digits - 1 - size}f}"
+    return text.rstrip("0").rstrip(".") if size < -2 else text
+
+
+def _places(half: float) -> int:
+    size = floor(log10(half))
+    leading = half / 10**size
+    return -size + (1 if leading < 1.95 else 0)

@@ -1,0 +1,313 @@
+"""The run folder: everything that a scoring produced, readable with no model at hand.
+
+runs/NAME/
+  plan.json          written first
+  journal/           finished shards and the lock
+  heads.parquet      profiles.parquet      examples/
+  SECTION/           importance, atlas, vision, sae: added later, each with a manifest
+  manifest.json      written last: a folder without it is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.atomic_file import DiskFull, is_disk_full, write_json, written_atomically
+from analysis.head_table import HeadTable
+from analysis.journal import Journal, RunLock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, LOCK = (
+    "plan.json",
+    "manifest.json",
+    "heads.parquet",
+    "profiles.parquet",
+    "journal",
+    "lock",
+)
+_OWN = {PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, "examples"}
+_MAY_DIFFER = {"command", "created", "device"}
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be used as asked; the message is one or two plain sentences."""
+
+
+class RunFolder:
+    """The writing side of a run: made by `RunFolder.begin`, held by one process at a time."""
+
+    def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
+        self.path = path
+        self.plan = plan
+        self.journal = Journal(path / JOURNAL)
+
+    @classmethod
+    @contextmanager
+    def begin(cls, path: Path, plan: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:
+        """A folder to write a run to, locked; the plan stands in it before anything else.
+
+        Nothing is ever deleted, and nothing is written before all checks have passed.
+
+        Raises:
+            RunError: the folder holds something else, a finished run, an unfinished run without
+                ``resume``, or a run with another plan.
+            RunLocked: another process is writing it.
+        """
+        _refuse_foreign(path)
+        with ExitStack() as stack:
+            if (path / PLAN).exists():
+                # Locked first: what a running process is about to write must not be judged.
+                stack.enter_context(RunLock(path / JOURNAL / LOCK))
+                _refuse_other_run(path, plan, resume)
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(RunLock(path / JOURNAL / LOCK))
+                write_json(path / PLAN, plan)
+            yield cls(path, plan)
+
+    def finish(self, heads: HeadTable, profiles: pd.DataFrame, manifest: Mapping[str, Any]) -> None:
+        """Write the tables, then the manifest with the digests of all that is there."""
+        heads.to_parquet(self.path / HEADS)
+        try:
+            with written_atomically(self.path / PROFILES) as temporary:
+                profiles.to_parquet(temporary, index=False)
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(f"No space is left on the disk for {self.path}.") from error
+            raise
+        files = _digests(self.path, skip=_sections_in(self.path))
+        write_json(self.path / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
+
+
+@contextmanager
+def new_section(run: Path, name: str, about: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder for a section of a finished run; its manifest is written when the block ends well.
+
+    Raises:
+        RunError: the name is taken by the run itself or by a finished section.
+    """
+    path = run / name
+    if name in _OWN or not name.isidentifier():
+        raise RunError(f"A section of a run must not be called {name!r}. Choose another name.")
+    if (path / MANIFEST).exists():
+        raise RunError(f"Section {name!r} of {run} is finished. Use another run, or another name.")
+    path.mkdir(exist_ok=True)
+    yield path
+    write_json(path / MANIFEST, {"schema": SCHEMA, **about, "files": _digests(path)})
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part that was added to a run; without a manifest it is unfinished."""
+
+    name: str
+    path: Path
+    manifest: dict[str, Any] | None
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest is not None
+
+
+class Run:
+    """The reading side of a run, finished or still being written.
+
+    Attributes:
+        plan: what was to be done.
+        manifest: what came out, with digests; ``None`` while the run is unfinished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan: dict[str, Any] = _read_json(path / PLAN)
+        self.manifest: dict[str, Any] | None = (
+            _read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
+        )
+        schema = self.plan.get("schema")
+        if schema != SCHEMA:
+            raise RunError(
+                f"Run {path} has schema {schema}, this version of headscope reads {SCHEMA}. "
+                "Install the version that made it, or score again."
+            )
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest is not None
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """How many shards are done, and how many there are."""
+        return len(self._journal.finished()), int(self.plan["shards"])
+
+    @property
+    def being_written(self) -> bool:
+        """Whether some process works on it right now."""
+        return RunLock(self.path / JOURNAL / LOCK).is_held()
+
+    @cached_property
+    def heads(self) -> HeadTable:
+        """The head table; of an unfinished run, that of the shards done so far."""
+        if self.finished:
+            return HeadTable.from_parquet(self.path / HEADS)
+        return self._so_far.heads()
+
+    @cached_property
+    def profiles(self) -> pd.DataFrame:
+        """Profiles per head: tower, layer, head, profile, x, value."""
+        import pandas as pd
+
+        if self.finished:
+            return pd.read_parquet(self.path / PROFILES)
+        return self._so_far.profiles()
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Examples that could not be scored: id and reason."""
+        if self.manifest is not None:
+            return list(self.manifest["skipped"])
+        return [
+            item
+            for shard in self._journal.finished()
+            for item in self._journal.read(shard)[1].get("skipped", [])
+        ]
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """What was added to the run, by name; unfinished sections have no manifest."""
+        found = {}
+        for name in sorted(_sections_in(self.path)):
+            path = self.path / name
+            manifest = _read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
+            found[name] = Section(name, path, manifest)
+        return found
+
+    def altered(self) -> list[str]:
+        """Files that are missing or no longer what the manifest says; empty if all is well."""
+        if self.manifest is None:
+            return []
+        there = _digests(self.path, skip=_sections_in(self.path))
+        recorded = self.manifest["files"]
+        return sorted(name for name in recorded if there.get(name) != recorded[name])
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished, {} of {} shards".format(*self.shards)
+        return f"Run({str(self.path)!r}, {state})"
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self.path / JOURNAL)
+
+    @cached_property
+    def _so_far(self) -> Any:
+        from analysis.tally import tally_of
+
+        return tally_of(self._journal, self.plan)
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder (or of a manifest or plan file), with no model and no GPU.
+
+    Raises:
+        RunError: there is no run.
+    """
+    folder = Path(path).expanduser()
+    if folder.name in (MANIFEST, PLAN) and folder.is_file():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise RunError(f"Run {str(path)!r} does not exist. Check the path; runs lie in `runs/`.")
+    if not (folder / PLAN).exists():
+        raise RunError(
+            f"Folder {str(path)!r} is not a run: it has no {PLAN}. "
+            "Make one with `headscope score MODEL --out FOLDER`."
+        )
+    return Run(folder)
+
+
+def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One phrase per thing in which two plans differ, except when and how they were started."""
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name.split(".")[0] not in _MAY_DIFFER and old.get(name) != new.get(name)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flat(item, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(item) if isinstance(item, tuple) else item
+    return flat
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError(f"`--out` must be a folder, {path} is a file. Choose another name.")
+    if path.is_dir() and not (path / PLAN).exists():
+        # An interrupted start leaves an empty journal at most.
+        strangers = sorted({item.name for item in path.iterdir()} - {JOURNAL})
+        if strangers:
+            raise RunError(
+                f"`--out` must be a new or empty folder, {path} holds something else "
+                f"({strangers[0]}). Choose another name; nothing was touched."
+            )
+
+
+def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
+    if (path / MANIFEST).exists():
+        raise RunError(
+            f"{path} holds a finished run. Look at it with `headscope show {path}`, or choose "
+            "another `--out`."
+        )
+    if not resume:
+        raise RunError(
+            f"{path} holds an unfinished run. Add `--resume` to go on with it, or choose another "
+            "`--out`."
+        )
+    differences = plan_differences(_read_json(path / PLAN), plan)
+    if differences:
+        raise RunError(
+            f"The run in {path} has another plan: {'; '.join(differences)}. "
+            "Resume with what it was started with, or choose another `--out`."
+        )
+
+
+def _sections_in(path: Path) -> set[str]:
+    return {item.name for item in path.iterdir() if item.is_dir() and item.name not in _OWN}
+
+
+def _digests(path: Path, skip: set[str] | None = None) -> dict[str, str]:
+    found = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and name.parts[0] not in (skip or ()):
+            if name.as_posix() in (MANIFEST, f"{JOURNAL}/{LOCK}") or file.suffix == ".part":
+                continue
+            digest = blake2b(digest_size=16)
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            found[name.as_posix()] = digest.hexdigest()
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}). Score again into another folder."
+        ) from error

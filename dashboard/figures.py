@@ -1,0 +1,172 @@
+"""From a result to a Plotly figure: pure functions, the same for notebooks and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.head_table import HeadTable
+from analysis.precision import plain
+from dashboard.head_map import (
+    NOT_MEASURED,
+    Grid,
+    Scale,
+    head_axis,
+    layer_axis,
+    legend,
+    panel,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+INK, PAPER, FAINT = "#1b1f24", "#fbfaf8", "#5b626b"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def heatmap(
+    heads: HeadTable,
+    measure: str,
+    tower: str | None = None,
+    variant: str | None = None,
+    inputs: str | None = None,
+) -> go.Figure:
+    """A layer x head map of one measure: x is the head, y the layer, layer 0 on top.
+
+    Colours: viridis from 0 to 1 for shares and probabilities, cividis from 0 for counts, norms
+    and nats, red through white to blue around 0 for signed values. Hatched grey cells were not
+    measured, or are layers without softmax attention. Hovering shows the head's name, value,
+    interval, null and number of examples.
+
+    Raises:
+        ValueError: the measure is not in the table, or several towers, variants or inputs are.
+    """
+    import plotly.graph_objects as go
+
+    lines = heads.lines(measure, tower, variant, inputs)
+    tower, variant, inputs = (str(lines[name].iloc[0]) for name in ("tower", "variant", "inputs"))
+    grid = heads.grid(measure, tower, variant, inputs)
+    unit = heads.unit(measure)
+    figure = go.Figure()
+    for trace in panel(heads, measure, tower, variant, inputs, Scale.of(unit, grid)):
+        figure.add_trace(trace)
+    figure.data[0].colorbar = legend(unit)
+    figure.update_xaxes(head_axis(grid.shape[1]))
+    figure.update_yaxes(layer_axis(grid.shape[0]))
+    cell = _cell_pixels(grid.shape)
+    figure.update_layout(
+        _page(),
+        title={
+            "text": f"{_named(measure, variant)} · {tower}",
+            "subtitle": {"text": _subtitle(lines["n"].to_numpy(), inputs, grid)},
+        },
+        width=max(grid.shape[1] * cell + 210, 380),
+        height=max(grid.shape[0] * cell + 170, 260),
+    )
+    return figure
+
+
+def small_multiples(
+    heads: HeadTable, measures: Sequence[str], tower: str | None = None, columns: int = 3
+) -> go.Figure:
+    """Several measures of one tower side by side, each with a scale of its own beside it.
+
+    A measure with several variants shows the first; the panel's title names it.
+    """
+    from plotly.subplots import make_subplots
+
+    if not measures:
+        raise ValueError("`measures` must name at least one measure, got none. Name some.")
+    chosen = []
+    for measure in measures:
+        variant = heads.variants(measure, tower)[0]
+        line = heads.lines(measure, tower, variant)
+        chosen.append((measure, variant, str(line["tower"].iloc[0]), str(line["inputs"].iloc[0])))
+    columns = min(columns, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[
+            f"{_named(measure, variant)} · {heads.unit(measure)}"
+            for measure, variant, _, _ in chosen
+        ],
+        horizontal_spacing=0.2 / columns,
+        vertical_spacing=0.28 / rows,
+    )
+    shape = (1, 1)
+    for index, (measure, variant, place, inputs) in enumerate(chosen):
+        row, column = divmod(index, columns)
+        grid = heads.grid(measure, place, variant, inputs)
+        shape = (max(shape[0], grid.shape[0]), max(shape[1], grid.shape[1]))
+        unit = heads.unit(measure)
+        scale = Scale.of(unit, grid)
+        traces = panel(heads, measure, place, variant, inputs, scale)
+        for trace in traces:
+            figure.add_trace(trace, row + 1, column + 1)
+        area = figure.get_subplot(row + 1, column + 1)
+        right, bottom, top = area.xaxis.domain[1], *area.yaxis.domain
+        panel_legend = legend(unit) | {
+            "x": right + 0.005,
+            "y": (bottom + top) / 2,
+            "len": top - bottom,
+            "thickness": 8,
+            "title": None,
+        }
+        figure.data[-len(traces)].colorbar = panel_legend
+        x_axis, y_axis = head_axis(grid.shape[1]), layer_axis(grid.shape[0])
+        y_axis["scaleanchor"] = None
+        if column > 0:
+            y_axis["title"] = None
+        if index + columns < len(chosen):
+            x_axis["title"] = None
+        figure.update_xaxes(x_axis, row=row + 1, col=column + 1)
+        figure.update_yaxes(y_axis, row=row + 1, col=column + 1)
+    cell = max(_cell_pixels(shape) // 2, 9)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(
+        _page(),
+        title=None,
+        width=max(columns * (shape[1] * cell + 130), 380),
+        height=max(rows * (shape[0] * cell + 110) + 40, 260),
+    )
+    return figure
+
+
+def _named(measure: str, variant: str) -> str:
+    words = measure.replace("_", " ")
+    return f"{words} ({variant})" if variant else words
+
+
+def _subtitle(n: NDArray[Any], inputs: str, grid: Grid) -> str:
+    counts = (
+        f"n = {int(n.max())}" if n.min() == n.max() else f"n = {int(n.min())} to {int(n.max())}"
+    )
+    parts = [counts + (f" · {inputs}" if inputs else "")]
+    known = grid[np.isfinite(grid)]
+    if known.size:
+        parts.append(f"range {plain(float(known.min()))} to {plain(float(known.max()))}")
+    if np.isnan(grid).any():
+        parts.append("hatched: not measured")
+    return " · ".join(parts)
+
+
+def _cell_pixels(shape: tuple[int, ...]) -> int:
+    return int(np.clip(720 // max(shape), 14, 44))
+
+
+def _page() -> dict[str, Any]:
+    return {
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": PAPER,
+        "plot_bgcolor": NOT_MEASURED,
+        "margin": {"l": 64, "r": 24, "t": 84, "b": 56},
+        "title_x": 0.0,
+        "title_xref": "paper",
+        "title_font_size": 16,
+        "title_subtitle_font": {"size": 12, "color": FAINT},
+        "hoverlabel": {"font": {"family": FONT, "size": 12}, "align": "left"},
+    }

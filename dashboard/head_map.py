@@ -1,0 +1,171 @@
+"""The parts of a layer x head map: colour scale, cells, hatching, hover texts, axes, legend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.head_table import RANGES, HeadTable
+from analysis.precision import plain, rounded
+
+NOT_MEASURED, HATCH = "#e7e5e1", "#a09d97"
+SIGNED_UNITS = ("correlation", "cosine", "difference")
+HELPS_OR_HURTS = (
+    (0.0, "#b2182b"),
+    (0.25, "#ef8a62"),
+    (0.5, "#f7f6f4"),
+    (0.75, "#67a9cf"),
+    (1.0, "#2166ac"),
+)
+"""Red for negative, blue for positive, near-white for none."""
+
+Grid = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours and range of a heat map: the same for a measure wherever it is drawn."""
+
+    colours: Any
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, unit: str, values: Grid) -> Scale:
+        """Shares and probabilities 0 to 1; signed values around 0; everything else from 0.
+
+        ``values`` decide the upper end where the unit has none: pass those of all panels that
+        are compared.
+        """
+        known = values[np.isfinite(values)]
+        largest = float(np.abs(known).max()) if known.size else 0.0
+        largest = largest if largest > 0 else 1.0
+        if unit in SIGNED_UNITS or (known < 0).any():
+            low, high = RANGES.get(unit, (-largest, largest))
+            return cls(HELPS_OR_HURTS, low, high)
+        if unit in RANGES:
+            return cls("Viridis", *RANGES[unit])
+        return cls("Cividis", 0.0, largest)
+
+
+def panel(
+    heads: HeadTable, measure: str, tower: str, variant: str, inputs: str, scale: Scale
+) -> list[Any]:
+    """The traces of one map, the coloured cells first."""
+    import plotly.graph_objects as go
+
+    grid = heads.grid(measure, tower, variant, inputs)
+    cells = go.Heatmap(
+        z=grid,
+        x=list(range(grid.shape[1])),
+        y=list(range(grid.shape[0])),
+        colorscale=scale.colours,
+        zmin=scale.low,
+        zmax=scale.high,
+        xgap=1,
+        ygap=1,
+        customdata=_hover_texts(heads, measure, tower, variant, inputs),
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverongaps=False,
+    )
+    return [cells, *_hatching(np.isnan(grid), tower)]
+
+
+def _hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:
+    """Diagonal strokes over cells without a value, and their hover; nothing if there are none."""
+    import plotly.graph_objects as go
+
+    if not missing.any():
+        return []
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for layer, head in np.argwhere(missing).tolist():
+        for shift in (-0.5, 0.0, 0.5):
+            left, right = max(-0.5, -0.5 + shift), min(0.5, 0.5 + shift)
+            x += [head + left, head + right, None]
+            y += [layer - left + shift, layer - right + shift, None]
+    strokes = go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": HATCH, "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    places = np.argwhere(missing)
+    targets = go.Scatter(
+        x=places[:, 1],
+        y=places[:, 0],
+        mode="markers",
+        marker={"size": 14, "symbol": "square", "opacity": 0},
+        text=[f"{tower}.L{layer}H{head}<br>not measured" for layer, head in places.tolist()],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    return [strokes, targets]
+
+
+def _hover_texts(
+    heads: HeadTable, measure: str, tower: str, variant: str, inputs: str
+) -> list[list[str]]:
+    unit = heads.unit(measure)
+    numbers = {
+        name: heads.grid(measure, tower, variant, inputs, name)
+        for name in ("value", "ci_low", "ci_high", "null_low", "null_high", "n")
+    }
+    value = numbers["value"]
+
+    def text(layer: int, head: int) -> str:
+        at = {name: float(grid[layer, head]) for name, grid in numbers.items()}
+        parts = [f"<b>{tower}.L{layer}H{head}</b>"]
+        parts.append(f"{rounded(at['value'], at['ci_low'], at['ci_high'])} {unit}")
+        if np.isfinite(at["ci_low"]):
+            parts.append(f"95 % interval {plain(at['ci_low'])} to {plain(at['ci_high'])}")
+        if np.isfinite(at["null_low"]):
+            parts.append(f"null {plain(at['null_low'])} to {plain(at['null_high'])}")
+        if np.isfinite(at["n"]):
+            parts.append(f"n {int(at['n'])}")
+        return "<br>".join(parts)
+
+    return [[text(layer, head) for head in range(value.shape[1])] for layer in range(len(value))]
+
+
+def legend(unit: str) -> dict[str, Any]:
+    """The colour bar, titled with the unit."""
+    return {
+        "title": {"text": unit, "side": "top", "font": {"size": 12}},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "tickfont": {"size": 11},
+        "nticks": 6,
+    }
+
+
+def head_axis(heads: int) -> dict[str, Any]:
+    """The x axis: one tick per head, fewer if there are many."""
+    return _axis("head", heads) | {"range": [-0.5, heads - 0.5], "constrain": "domain"}
+
+
+def layer_axis(layers: int) -> dict[str, Any]:
+    """The y axis, layer 0 on top, cells square."""
+    return _axis("layer", layers) | {
+        "range": [layers - 0.5, -0.5],
+        "scaleanchor": "x",
+        "constrain": "domain",
+    }
+
+
+def _axis(name: str, count: int) -> dict[str, Any]:
+    step = max(1, -(-count // 16))
+    return {
+        "title": {"text": name, "font": {"size": 12}, "standoff": 6},
+        "tickmode": "array",
+        "tickvals": list(range(0, count, step)),
+        "tickfont": {"size": 11},
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+    }
