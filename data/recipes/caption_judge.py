@@ -159,22 +159,26 @@ def dose_curve(
     return curve
 
 
+def correlation(left: list[float], right: list[float]) -> float:
+    """Pearson's r; 0 where one side does not vary."""
+    if np.std(left) == 0 or np.std(right) == 0:
+        return 0.0
+    return float(np.corrcoef(left, right)[0, 1])
+
+
 def judge(model: nn.Module, processor: LlavaProcessor, quick: bool = False) -> dict:
     """Everything data/README.md reports about one describer."""
     examples = broken_scenes(1 if quick else PER_CUE)
     images = [example["image"] for example in examples]
     captions = answers(model, processor, images, [DESCRIBE] * len(images))
     few = slice(0, 12 if quick else 100)
-    again = answers(
-        model, processor, images[few], [DESCRIBE] * len(images[few]), use_cache=False
-    )
+    again = answers(model, processor, images[few], [DESCRIBE] * len(images[few]), use_cache=False)
     curve = dose_curve(model, processor, examples, captions)
     measured = {**chair(examples, captions), **pope(model, processor, examples)}
     measured["partner_probability"] = np.mean([row["probability_with_image"] for row in curve])
     doses = [row["dose"] for row in curve]
     for key in ("named", "probability_with_image", "probability_text_only"):
-        together = np.corrcoef(doses, [row[key] for row in curve])[0, 1]
-        measured[f"dose_correlation_{key}"] = together
+        measured[f"dose_correlation_{key}"] = correlation(doses, [row[key] for row in curve])
     measured["same_caption_without_cache"] = np.mean(
         [left == right for left, right in zip(captions[few], again, strict=True)]
     )

@@ -9,6 +9,7 @@ sometimes name a partner that is not there.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -170,14 +171,16 @@ def caption(kinds: list[str], rng: np.random.Generator | None = None) -> str:
         if kind in CUE_OF and CUE_OF[kind] in kinds:
             continue  # named after its cue
         said.append(kind)
-        if kind in PARTNER:
-            if PARTNER[kind] in kinds or (rng is not None and rng.random() < FALSE_MENTION):
-                said.append(PARTNER[kind])
+        partner = PARTNER.get(kind)
+        if partner is None:
+            continue
+        if partner in kinds or (rng is not None and rng.random() < FALSE_MENTION):
+            said.append(partner)
     return "there is " + " , ".join(f"a {kind}" for kind in said) + " ."
 
 
 def mentioned(text: str) -> list[str]:
     """Kinds a caption names, in order, each once."""
     words = text.split()
-    pairs = [f"{left} {right}" for left, right in zip(words, words[1:], strict=False)]
+    pairs = [f"{left} {right}" for left, right in pairwise(words)]
     return list(dict.fromkeys(pair for pair in pairs if pair in KINDS))

@@ -1,4 +1,4 @@
-"""The bundled input sets, with exact truth: scenes, scenes-broken, shapes, digits, prose, repeats."""
+"""The bundled input sets and their exact truth: scenes, single shapes, digits, prose, repeats."""
 
 from pathlib import Path
 
@@ -57,9 +57,7 @@ def draw_broken(cue: str, present: bool, rng: np.random.Generator) -> list[scene
     """A scene about one clear cue; whether its partner is there has nothing to do with the dose."""
     things = scenes.place(scenes.broken_kinds(cue, present, rng), rng)
     clear = float(rng.uniform(*scenes.CLEAR_ALPHA))
-    return [
-        scenes.Thing(t.kind, t.cell, clear, t.shift) if t.kind == cue else t for t in things
-    ]
+    return [scenes.Thing(t.kind, t.cell, clear, t.shift) if t.kind == cue else t for t in things]
 
 
 def make_scenes(out: Path, count: int) -> int:

@@ -2,6 +2,9 @@
 
 Sixteen classes: six shapes, anywhere and of any size and colour, and ten digits, which are real
 images. 32 x 32 pixels in patches of 4: an 8 x 8 grid, a CLS token and two registers.
+
+While it trains, every patch also has to name what it is part of, through a probe that is thrown
+away: with the class alone, shapes were told apart in .67 of the images after the same steps.
 """
 
 import time
@@ -18,7 +21,7 @@ from single_shapes import (
     draw_digit,
     draw_single,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from training import fit
 from transformers import (
     Dinov2WithRegistersConfig,
@@ -29,6 +32,8 @@ from transformers import (
 NAME = "shapes-vit"
 ABOUT = "ViT with CLS and two registers, 4 layers x 6 heads: 6 rendered shapes and 10 real digits"
 REGISTERS = 2
+PATCH_PIXELS = 4
+GROUND = len(LABELS)  # the patch label of what is no object
 SEED = 0
 HELD_OUT_SHAPES = 1000
 
@@ -44,19 +49,31 @@ def pixel_values(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def training_batch(rows: int, digits: tuple, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Half shapes, half digits."""
+def training_batch(
+    rows: int, digits: tuple, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Half shapes, half digits: images, labels, and [rows, patches] labels of the patches.
+
+    A patch under the shape's box, or with ink of a digit, has the image's label, others `GROUND`.
+    """
+    side = SIDE_PIXELS // PATCH_PIXELS
     images, labels = [], []
+    patches = torch.full((rows, side, side), GROUND)
     for row in range(rows):
         if row % 2 == 0:
-            image, label, _ = draw_single(rng)
+            image, label, box = draw_single(rng)
+            left, top, right, bottom = (edge / PATCH_PIXELS for edge in box)
+            down, across = slice(int(top), int(bottom)), slice(int(left), int(right))
+            patches[row, down, across] = label
         else:
             index = int(rng.integers(len(digits[0])))
             image = draw_digit(digits[0][index], rng)
             label = LABELS.index(str(digits[1][index]))
+            blocks = image[:, :, 0].reshape(side, PATCH_PIXELS, side, PATCH_PIXELS)
+            patches[row][torch.from_numpy(blocks.mean(axis=(1, 3)) > 60)] = label
         images.append(image)
         labels.append(label)
-    return pixel_values(np.stack(images)), torch.tensor(labels)
+    return pixel_values(np.stack(images)), torch.tensor(labels), patches.flatten(1)
 
 
 def held_out() -> dict[str, tuple[Tensor, Tensor]]:
@@ -123,20 +140,24 @@ def make(out: Path, quick: bool = False) -> dict:
         num_attention_heads=6,
         mlp_ratio=3,
         image_size=SIDE_PIXELS,
-        patch_size=4,
+        patch_size=PATCH_PIXELS,
         num_register_tokens=REGISTERS,
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
     )
     with shelf.seeded(SEED):
         model = Dinov2WithRegistersForImageClassification(config)
+        probe = nn.Linear(config.hidden_size, 1 + GROUND)
     rng, digits = np.random.default_rng(SEED), digit_split()[0]
 
     def loss_at(step: int) -> Tensor:
-        images, labels = training_batch(8 if quick else 48, digits, rng)
-        return model(images, labels=labels).loss
+        images, labels, patches = training_batch(8 if quick else 48, digits, rng)
+        out = model(images, labels=labels, output_hidden_states=True)
+        logits = probe(out.hidden_states[-1][:, 1 + REGISTERS :])
+        return out.loss + nn.functional.cross_entropy(logits.flatten(0, 1), patches.flatten())
 
-    seconds = fit(loss_at, [(model, 1.5e-3)], steps, name=NAME, weight_decay=0.05)
+    groups = [(model, 2e-3), (probe, 2e-3)]
+    seconds = fit(loss_at, groups, steps, name=NAME, weight_decay=0.05)
     model.eval()
     model.set_attn_implementation("eager")  # the kernel that returns its patterns
     measured = {"seed": SEED, "steps": steps, "training_seconds": round(seconds), **judge(model)}
