@@ -21,7 +21,15 @@ MOST_PIXELS = 100_000_000
 
 
 class InputError(ValueError):
-    """The user's data cannot be used; the message is one or two plain sentences."""
+    """The user's data cannot be used; the message is one or two plain sentences.
+
+    Attributes:
+        example_id: id of the example that is at fault, if it is one: a caller may skip it.
+    """
+
+    def __init__(self, message: str, example_id: str | None = None) -> None:
+        super().__init__(message)
+        self.example_id = example_id
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Batch:
 
     Attributes:
         tensors: keyword arguments of the model's forward.
+        image_sizes: (width, height) of each original image, in the order of the processor.
+        image_examples: index of the example that each image belongs to.
         answer_starts: per example, index of the first answer token in ``input_ids`` (padding
             included), -1 where no answer was given.
     """
@@ -75,6 +85,8 @@ class Batch:
     tensors: dict[str, Any]
     tokens: TokenMap
     examples: tuple[Example, ...]
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    image_examples: tuple[int, ...] = ()
     answer_starts: tuple[int, ...] = ()
 
     @property

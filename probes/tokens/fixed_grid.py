@@ -38,7 +38,7 @@ def language(context: Context) -> list[Patches] | None:
     rows, columns = pixels.shape[-2:]
     side = pooled_side(context, extras, rows, columns)
     found = []
-    for image, tile, placement in single_tiles(context) or []:
+    for _, tile, placement in single_tiles(context) or []:
         if side is not None:
             cell = (columns / side, rows / side)
             found.append(grid(side, side, cell, placement, tile))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from probes.tokens import fixed_grid
@@ -112,7 +111,7 @@ def _map_tower(
         mask = tensors.get("decoder_attention_mask")
         return text_tokens(context, facts.name, tensors["decoder_input_ids"], mask)
     reads_ids = isinstance(tensors.get("input_ids"), Tensor)
-    if facts.kind in _TEXT and reads_ids and not facts.kind == "decoder":
+    if facts.kind in _TEXT and reads_ids and facts.kind != "decoder":
         mask = tensors.get("attention_mask")
         return text_tokens(context, facts.name, tensors["input_ids"], mask, patches)
     if facts.kind in ("vision", "encoder") and family is not None:
@@ -135,5 +134,3 @@ def _blank(context: Context, facts: TowerFacts) -> TowerTokens | None:
     if rows % examples and examples > 1:
         owners = [-1] * rows
     return blank_tokens(facts.name, list(facts.lengths), owners, role)
-
-

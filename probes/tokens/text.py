@@ -135,6 +135,9 @@ def _roles(context: Context, ids: Tensor, real: Tensor) -> Tensor:
         role[torch.isin(ids, torch.tensor(sorted(special)))] = ROLES.index("special")
     if context.image_token_id is not None:
         role[ids == context.image_token_id] = ROLES.index("image")
+    # BLIP-2 and PaliGemma put the image before BOS.
+    words = (real & (role != ROLES.index("image"))).nonzero()[:, 0]
+    first = int(words[0]) if len(words) else len(ids)
     if first < len(ids):
         if int(ids[first]) == _bos(context):
             role[first] = ROLES.index("bos")
