@@ -37,7 +37,7 @@ class HeadTable:
             decides the height of `grid`. Read off the frame where it is not given.
 
     Raises:
-        ValueError: missing or unknown columns, a line given twice, a measure with two units, a
+        ValueError: missing or unknown columns, a line given twice, a variant with two units, a
             value outside of its unit's range.
     """
 
@@ -68,8 +68,12 @@ class HeadTable:
         """Variants of a measure; a measure without parameters has the one variant ``""``."""
         return list(dict.fromkeys(self._of(measure, tower)["variant"]))
 
-    def unit(self, measure: str) -> str:
-        return str(self._of(measure, None)["unit"].iloc[0])
+    def unit(self, measure: str, variant: str | None = None) -> str:
+        """Unit of a measure; of its first variant where none is given."""
+        lines = self._of(measure, None)
+        if variant is not None:
+            lines = lines[lines["variant"] == variant]
+        return str(lines["unit"].iloc[0])
 
     def select(
         self,
@@ -238,12 +242,12 @@ def _check(frame: pd.DataFrame) -> None:
         raise ValueError(f"A head table must hold each line once, got twice: {line}.")
     if (frame[list(_WHOLE)] < 0).any(axis=None):
         raise ValueError("Columns layer, head and n of a head table must not be negative.")
-    units = frame.groupby("measure", sort=False)["unit"].unique()
-    for measure, names in units.items():
+    units = frame.groupby(["measure", "variant"], sort=False)["unit"].unique()
+    for (measure, _), names in units.items():
         if len(names) > 1 or not names[0]:
             raise ValueError(
                 f"Measure {measure!r} must have one unit, got {_listed(names)}. "
-                "Give another unit another measure's name."
+                "Give what has another unit another name or variant."
             )
     for low, high in (("ci_low", "ci_high"), ("null_low", "null_high")):
         if (frame[low] > frame[high]).any():

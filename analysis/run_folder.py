@@ -159,7 +159,8 @@ class Run:
         """The head table; of an unfinished run, that of the shards done so far."""
         if self.finished:
             return HeadTable.from_parquet(self.path / HEADS)
-        return self._so_far.heads()
+        tally = self._so_far
+        return tally.heads(self.plan["data"]["inputs"], self.plan["layers"])
 
     @cached_property
     def profiles(self) -> pd.DataFrame:

@@ -49,7 +49,7 @@ def heatmap(
     lines = heads.lines(measure, tower, variant, inputs)
     tower, variant, inputs = (str(lines[name].iloc[0]) for name in ("tower", "variant", "inputs"))
     grid = heads.grid(measure, tower, variant, inputs)
-    unit = heads.unit(measure)
+    unit = heads.unit(measure, variant)
     figure = go.Figure()
     for trace in panel(heads, measure, tower, variant, inputs, Scale.of(unit, grid)):
         figure.add_trace(trace)
@@ -91,7 +91,7 @@ def small_multiples(
         rows,
         columns,
         subplot_titles=[
-            f"{_named(measure, variant)} · {heads.unit(measure)}"
+            f"{_named(measure, variant)} · {heads.unit(measure, variant)}"
             for measure, variant, _, _ in chosen
         ],
         horizontal_spacing=0.2 / columns,
@@ -102,7 +102,7 @@ def small_multiples(
         row, column = divmod(index, columns)
         grid = heads.grid(measure, place, variant, inputs)
         shape = (max(shape[0], grid.shape[0]), max(shape[1], grid.shape[1]))
-        unit = heads.unit(measure)
+        unit = heads.unit(measure, variant)
         scale = Scale.of(unit, grid)
         traces = panel(heads, measure, place, variant, inputs, scale)
         for trace in traces:

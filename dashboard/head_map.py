@@ -111,7 +111,7 @@ def _hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:
 def _hover_texts(
     heads: HeadTable, measure: str, tower: str, variant: str, inputs: str
 ) -> list[list[str]]:
-    unit = heads.unit(measure)
+    unit = heads.unit(measure, variant)
     numbers = {
         name: heads.grid(measure, tower, variant, inputs, name)
         for name in ("value", "ci_low", "ci_high", "null_low", "null_high", "n")
