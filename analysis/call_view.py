@@ -1,0 +1,281 @@
+"""One attention call as measures see it: ask for quantities first, read them after the last tile.
+
+A quantity that several measures ask for is computed once per tile. Those that are linear in a row
+of the pattern are columns of one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from analysis.call_plan import CallPlan
+from probes.attention_call import Tile
+from probes.heads import Site
+
+T = TypeVar("T")
+
+
+class TileView:
+    """A tile whose rows that do not count (padding) are zero.
+
+    Attributes:
+        batch, rows: where the tile lies in the call.
+        pattern: float32 ``[batch head row key]``.
+    """
+
+    def __init__(self, tile: Tile, used: Tensor | None, workspace: Workspace) -> None:
+        self.tile = tile
+        self.batch = tile.batch
+        self.rows = tile.rows
+        self.pattern = tile.pattern
+        self._workspace = workspace
+        self._memory: dict[str, Any] = {}
+        if used is not None:
+            self.pattern = tile.pattern.masked_fill(~used[:, None, :, None], 0.0)
+
+    @property
+    def keys(self) -> int:
+        return self.pattern.shape[-1]
+
+    def memo(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for all measures that look at this tile."""
+        if name not in self._memory:
+            self._memory[name] = make()
+        return self._memory[name]
+
+    @property
+    def row_max(self) -> Tensor:
+        """Float ``[batch head row]``; of rows that do not count, anything."""
+        return self.tile.row_max
+
+    @property
+    def entropy_nats(self) -> Tensor:
+        """Float ``[batch head row]``; of rows that do not count, anything."""
+        return self.tile.entropy_nats
+
+    @cached_property
+    def squared(self) -> Tensor:
+        """Float ``[batch head row key]``: squared weights, valid until the next tile."""
+        room = self._workspace.like(self.pattern)
+        return torch.mul(self.pattern, self.pattern, out=room)
+
+    @cached_property
+    def squared_norm(self) -> Tensor:
+        """Float ``[batch head row]``: the sum of a row's squared weights."""
+        return self.squared.sum(-1)
+
+    @cached_property
+    def inverse_norm(self) -> Tensor:
+        """Float ``[batch head row]``: 1 / |row|, 0 for an empty row."""
+        return inverse_root(self.squared_norm)
+
+
+class Workspace:
+    """Memory for one copy of a tile, used again for every tile."""
+
+    def __init__(self) -> None:
+        self._room: Tensor | None = None
+
+    def like(self, pattern: Tensor) -> Tensor:
+        if (
+            self._room is None
+            or self._room.numel() < pattern.numel()
+            or self._room.device != pattern.device
+        ):
+            self._room = torch.empty(pattern.numel(), device=pattern.device)
+        return self._room[: pattern.numel()].view(pattern.shape)
+
+
+@dataclass
+class Rows:
+    """A number per query: ``values`` is float32 ``[batch head query]`` after the last tile."""
+
+    values: Tensor
+
+
+@dataclass
+class Columns:
+    """A number per key: ``values`` is float64 ``[batch head key]`` after the last tile."""
+
+    values: Tensor
+
+
+class CallView:
+    """One call, its plan, and the quantities that measures asked it for.
+
+    Attributes:
+        site, step, heads, batch, queries, keys: of the call.
+        z: ``[batch head query width]`` or ``None`` (uniform pattern).
+        output_matrix: ``[head head_width model_width]`` or ``None``.
+        plan: examples, blocks and positions.
+        shared: for measures of one family to share what they collect.
+        read_counts: float64 ``[batch query]``: number of keys that a query may read.
+        reader_counts: float64 ``[batch key]``: number of counted queries that may read a key.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        plan: CallPlan,
+        heads: int,
+        queries: int,
+        keys: int,
+        *,
+        z: Tensor | None = None,
+        output_matrix: Tensor | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
+        self.site, self.plan, self.heads = site, plan, heads
+        self.batch, self.queries, self.keys = plan.used.shape[0], queries, keys
+        self.step = plan.step
+        self.z, self.output_matrix = z, output_matrix
+        self.shared: dict[str, Any] = {}
+        self._workspace = workspace or Workspace()
+        self._rows: dict[str, tuple[Callable[[TileView], Tensor], Rows]] = {}
+        self._products: dict[str, tuple[Tensor, Rows]] = {}
+        self._pairs: dict[str, tuple[Callable[[TileView], Tensor], Rows]] = {}
+        self._columns: dict[str, tuple[Callable[[TileView], Tensor | None], Columns]] = {}
+        self._column_sums: dict[str, tuple[Callable[[TileView], Tensor], Columns]] = {}
+        self._each: list[Callable[[TileView], None]] = []
+
+    @property
+    def uniform(self) -> CallView:
+        """The same call with equal weights on all allowed keys; one head."""
+        return self.plan.uniform or self
+
+    @property
+    def read_counts(self) -> Tensor:
+        return self.plan.memo("read_counts", lambda: torch.zeros_like(self.plan.used).double())
+
+    @property
+    def reader_counts(self) -> Tensor:
+        shape = (self.batch, self.keys)
+        return self.plan.memo(
+            "reader_counts",
+            lambda: torch.zeros(shape, dtype=torch.float64, device=self.plan.device),
+        )
+
+    def rows(self, name: str, read: Callable[[TileView], Tensor]) -> Rows:
+        """A number per query: ``read(tile)`` gives ``[batch head row]``."""
+        if name not in self._rows:
+            self._rows[name] = read, self._new_rows()
+        return self._rows[name][1]
+
+    def key_product(self, name: str, weights: Tensor) -> Rows:
+        """``sum_k pattern[q, k] weights[k]``; weights are float ``[batch or 1, key]``."""
+        if name not in self._products:
+            self._products[name] = weights, self._new_rows()
+        return self._products[name][1]
+
+    def pair_product(self, name: str, weights: Callable[[TileView], Tensor]) -> Rows:
+        """``sum_k pattern[q, k] weights[q, k]``; weights(tile) is ``[batch or 1, row, key]``."""
+        if name not in self._pairs:
+            self._pairs[name] = weights, self._new_rows()
+        return self._pairs[name][1]
+
+    def column_product(self, name: str, weights: Callable[[TileView], Tensor | None]) -> Columns:
+        """``sum_q weights[q] pattern[q, k]``; weights(tile) is ``[batch head row]``, None for 1."""
+        if name not in self._columns:
+            self._columns[name] = weights, self._new_columns()
+        return self._columns[name][1]
+
+    def columns(self, name: str, read: Callable[[TileView], Tensor]) -> Columns:
+        """A number per key, summed over tiles: ``read(tile)`` gives ``[batch head key]``."""
+        if name not in self._column_sums:
+            self._column_sums[name] = read, self._new_columns()
+        return self._column_sums[name][1]
+
+    def each(self, read: Callable[[TileView], None]) -> None:
+        """Call ``read`` with every tile: for what none of the above gives."""
+        self._each.append(read)
+
+    def stream(self, tiles: Iterable[Tile]) -> None:
+        """Read the tiles once and fill everything that was asked for."""
+        features = self._feature_matrix()
+        for tile in tiles:
+            used = None if self.plan.all_used else self.plan.used[tile.batch, tile.rows]
+            view = TileView(tile, used, self._workspace)
+            for read, rows in self._rows.values():
+                rows.values[view.batch, :, view.rows] = read(view)
+            if features is not None:
+                self._multiply_keys(view, features)
+            if self._pairs:
+                self._multiply_pairs(view)
+            for read, columns in self._column_sums.values():
+                columns.values[view.batch, :, : view.keys] += read(view)
+            if self._columns:
+                self._multiply_columns(view)
+            for read in self._each:
+                read(view)
+
+    @property
+    def wants_tiles(self) -> bool:
+        """Whether anything was asked for that needs the pattern."""
+        asked = (self._rows, self._products, self._pairs, self._columns, self._column_sums)
+        return any(asked) or bool(self._each)
+
+    def mean_over_queries(self, rows: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numerator ``[example head]`` and denominator ``[example 1]`` of a mean over queries."""
+        return self.plan.sum_queries(rows, where), self.plan.count_queries(where)
+
+    def _new_rows(self) -> Rows:
+        return Rows(torch.zeros(self.batch, self.heads, self.queries, device=self.plan.device))
+
+    def _new_columns(self) -> Columns:
+        shape = (self.batch, self.heads, self.keys)
+        return Columns(torch.zeros(shape, dtype=torch.float64, device=self.plan.device))
+
+    def _feature_matrix(self) -> Tensor | None:
+        # [batch or 1, feature, key]: with keys last, the product runs along contiguous memory.
+        if not self._products:
+            return None
+
+        def stack() -> Tensor:
+            weights = [w.float() for w, _ in self._products.values()]
+            batch = max(w.shape[0] for w in weights)
+            return torch.stack([w.expand(batch, -1) for w in weights], dim=1).contiguous()
+
+        return self.plan.memo(("features", *self._products), stack)
+
+    def _multiply_keys(self, view: TileView, features: Tensor) -> None:
+        batch, heads, rows, keys = view.pattern.shape
+        chosen = features[..., :keys] if features.shape[0] == 1 else features[view.batch, :, :keys]
+        if chosen.shape[0] == 1:
+            flat = view.pattern.reshape(batch * heads * rows, keys)
+            product = flat @ chosen[0].T
+        else:
+            product = view.pattern.reshape(batch, heads * rows, keys) @ chosen.transpose(1, 2)
+        product = product.view(batch, heads, rows, -1)
+        for index, (_, target) in enumerate(self._products.values()):
+            target.values[view.batch, :, view.rows] = product[..., index]
+
+    def _multiply_pairs(self, view: TileView) -> None:
+        weights = [read(view) for read, _ in self._pairs.values()]
+        for place in range(view.pattern.shape[0]):
+            matrix = torch.stack([w[place if w.shape[0] > 1 else 0] for w in weights], dim=-2)
+            # [row head key] @ [row key pair]: every query has weights of its own.
+            pattern = view.pattern[place].transpose(0, 1)
+            product = torch.bmm(pattern, matrix.transpose(1, 2))
+            for index, (_, target) in enumerate(self._pairs.values()):
+                target.values[view.batch][place][:, view.rows] = product[..., index].T
+
+    def _multiply_columns(self, view: TileView) -> None:
+        batch, heads, rows, _ = view.pattern.shape
+        weights = []
+        for read, _ in self._columns.values():
+            given = read(view)
+            weights.append(view.pattern.new_ones(batch, heads, rows) if given is None else given)
+        product = torch.stack(weights, dim=2) @ view.pattern
+        for index, (_, target) in enumerate(self._columns.values()):
+            target.values[view.batch, :, : view.keys] += product[:, :, index]
+
+
+def inverse_root(squared: Tensor) -> Tensor:
+    """``1 / sqrt(x)``, 0 where x is 0."""
+    return squared.clamp_min(1e-30).rsqrt().masked_fill(squared == 0, 0.0)
