@@ -1,0 +1,1 @@
+"""One file per place that a subject comes from; each has `matches` and `load`."""

@@ -1,0 +1,28 @@
+"""A TransformerLens `TransformerBridge` that the caller has booted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from probes.loading import LoadOptions
+
+if TYPE_CHECKING:
+    from probes.subject import Subject
+
+
+def matches(source: Any) -> bool:
+    """Whether it is a TransformerBridge (TransformerLens itself is not imported)."""
+    return any(
+        kind.__name__ == "TransformerBridge" and kind.__module__.startswith("transformer_lens")
+        for kind in type(source).__mro__
+    )
+
+
+def load(source: Any, options: LoadOptions) -> Subject:
+    """A subject on the Bridge itself, so that its hooks and its edits stay in force."""
+    from probes.subject import Subject
+
+    refused = ("dtype", "device", "device_map", "revision", "quantization", "trust_remote_code")
+    options.refuse("a TransformerBridge; give it to `boot_transformers`", *refused)
+    processor = options.processor or getattr(source, "processor", None) or source.tokenizer
+    return Subject(source, processor, name=getattr(source.cfg, "model_name", "") or "bridge")

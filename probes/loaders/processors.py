@@ -1,0 +1,93 @@
+"""The processor that lies beside a model: the whole one, or its tokenizer or image part alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probes.load_error import LoadError
+from probes.loaders.explain import explained, torchvision_is_broken
+from probes.loading import LoadOptions
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
+_TOGETHER = ("AutoProcessor",)
+_TEXT_ALONE = ("AutoTokenizer",)
+_PICTURES_ALONE = ("AutoImageProcessor", "AutoFeatureExtractor")
+
+
+def find_processor(source: str, options: LoadOptions, name: str) -> tuple[Any, str]:
+    """The processor of a model, or ``None`` and the reason why there is none.
+
+    Transformers makes an empty tokenizer where there are no files, so the files are looked for
+    first. A model whose processor is broken still loads: it can be run on its own tensors.
+    """
+    if options.processor is not None:
+        return options.processor, ""
+    text = any(_has(source, file, options) for file in _TOKENIZER_FILES)
+    pictures = any(_has(source, file, options) for file in _PICTURE_FILES)
+    if not text and not pictures:
+        return None, f"Model {name!r} came without tokenizer and processor files"
+    classes = _TOGETHER if text and pictures else _TEXT_ALONE if text else _PICTURES_ALONE
+    classes = (*classes, *(c for c in (*_PICTURES_ALONE, *_TEXT_ALONE) if c not in classes))
+    first: Exception | None = None
+    for class_name in classes:
+        if class_name in _TEXT_ALONE and not text:
+            continue
+        if class_name in _PICTURES_ALONE and not pictures:
+            continue
+        try:
+            return _load(class_name, source, options), ""
+        except Exception as error:
+            # Which class reads these files is found by trying; the first failure is the telling.
+            if torchvision_is_broken(_said(error)) or "trust_remote_code" in str(error):
+                raise explained(error, name) from error
+            first = first or error
+    assert first is not None
+    line = str(first).strip().splitlines()
+    reason = line[0].rstrip(".") if line else ""
+    return None, f"The processor of {name!r} cannot be loaded ({type(first).__name__}: {reason})"
+
+
+def _load(class_name: str, source: str, options: LoadOptions) -> Any:
+    import transformers
+
+    return getattr(transformers, class_name).from_pretrained(
+        source, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
+
+
+def _has(source: str, file: str, options: LoadOptions) -> bool:
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source,
+        file,
+        revision=options.revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None
+
+
+def _said(error: BaseException | None) -> str:
+    lines = []
+    while error is not None:
+        lines.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(lines)
+
+
+def require(processor: Any, problem: str, what: str) -> Any:
+    """The processor, or the sentence that says what is missing."""
+    if processor is None:
+        raise LoadError(f"{problem or 'This model came without a processor'}, so {what}.")
+    return processor
