@@ -100,17 +100,13 @@ def new_engine(subject: Subject, measures: Sequence[Any]) -> Engine:
     """An engine for a subject.
 
     Raises:
-        ValueError: the subject has no attention that can be captured; the sentence says why.
+        LoadError: the subject has no attention that can be captured, or its weights hold NaN or
+            infinity; the sentence names tower and layer.
     """
     from analysis.engine import Engine
 
-    if not subject.towers:
-        reasons = [f"{refusal.path}: {refusal.reason}" for refusal in subject.layout.refusals]
-        why = f" ({'; '.join(reasons[:2])})" if reasons else ""
-        raise ValueError(
-            f"{subject.name} has no softmax attention that can be captured{why}. "
-            f"Run `headscope inspect {subject.name}` to see what was found."
-        )
+    if subject.towers:
+        subject.check_weights()
     return Engine(subject.layout, measures)
 
 

@@ -1,0 +1,43 @@
+"""`headscope models`: what comes with headscope."""
+
+from __future__ import annotations
+
+from headscope.cli.options import Json
+
+
+def models(as_json: Json = False) -> None:
+    """List the bundled models and input sets."""
+    from headscope.cli.screen import print_json, print_table
+    from probes.bundled import bundled_models, bundled_sets
+
+    found, sets = bundled_models(), bundled_sets()
+    if as_json:
+        print_json(
+            {
+                "models": {
+                    name: {
+                        "kind": model.kind,
+                        "class": model.architecture,
+                        "default_set": model.default_set,
+                        "about": model.about,
+                        "path": str(model.path),
+                    }
+                    for name, model in found.items()
+                },
+                "sets": {
+                    name: {"kind": s.kind, "n": s.n, "about": s.about, "path": str(s.path)}
+                    for name, s in sets.items()
+                },
+            }
+        )
+        return
+    print_table(
+        "Models",
+        ["name", "kind", "default set", "about"],
+        [[m.name, m.kind, m.default_set, m.about] for m in found.values()],
+    )
+    print_table(
+        "Input sets",
+        ["name", "kind", ">n", "about"],
+        [[s.name, s.kind, str(s.n), s.about] for s in sets.values()],
+    )

@@ -1,0 +1,94 @@
+"""A run on the screen or as JSON, finished or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headscope.cli.screen import print_json, print_lines, print_table
+
+if TYPE_CHECKING:
+    from analysis.run_folder import Run
+
+_REASONS_SHOWN = 3
+
+
+def print_run(run: Run, as_json: bool) -> None:
+    """Print what a run holds: its state, a table per tower, what was left out and why."""
+    if as_json:
+        print_json(_record(run))
+        return
+    from headscope.summary import COLUMNS, summarise, tower_title
+
+    plan = run.plan
+    model = plan["model"]
+    print_lines(
+        f"{model['name']} ({model['class']}, {model['dtype']}) on {plan['data']['name']}, "
+        f"seed {plan['seed']}",
+        f"run    {run.path}  ({_state(run)})",
+    )
+    lines = summarise(run.heads) if run.shards[0] or run.finished else {}
+    for tower, rows in lines.items():
+        print_lines("")
+        print_table(tower_title(run.heads, tower), COLUMNS, [row.cells() for row in rows])
+    if lines:
+        print_lines(
+            "± is half of the 95 % bootstrap interval over examples. Null: the same measure when "
+            "every",
+            "allowed key gets the same weight (or as the measure's page in docs/measures says).",
+        )
+    print_lines(*_left_out(run))
+
+
+def _state(run: Run) -> str:
+    done, total = run.shards
+    if run.finished:
+        return "finished"
+    doing = "being written" if run.being_written else "unfinished, go on with --resume"
+    return f"{doing}: {done} of {total} shards"
+
+
+def _left_out(run: Run) -> list[str]:
+    lines: list[str] = []
+    skipped = run.skipped
+    if skipped:
+        lines.append(f"{len(skipped)} examples skipped:")
+        lines += [f"  {item['id']}: {item['reason']}" for item in skipped[:_REASONS_SHOWN]]
+        if len(skipped) > _REASONS_SHOWN:
+            lines.append(f"  and {len(skipped) - _REASONS_SHOWN} more, in manifest.json")
+    by_tower: dict[str, list[str]] = {}
+    for entry in (run.manifest or {}).get("not_measured", []):
+        by_tower.setdefault(entry["tower"], []).append(entry["measure"])
+    for tower, names in by_tower.items():
+        lines.append(f"Not measured in {tower}: {', '.join(names)}. Why: manifest.json.")
+    for name, section in run.sections.items():
+        lines.append(f"Section {name}: {'finished' if section.finished else 'unfinished'}.")
+    altered = run.altered()
+    if altered:
+        lines.append(
+            f"Changed since the run was finished: {', '.join(altered)}. Trust these at your own "
+            "risk."
+        )
+    return ["", *lines] if lines else []
+
+
+def _record(run: Run) -> dict[str, Any]:
+    from headscope.summary import summarise
+
+    done, total = run.shards
+    measured = run.finished or done > 0
+    manifest = run.manifest or {}
+    return {
+        "run": str(run.path),
+        "finished": run.finished,
+        "shards": {"done": done, "total": total},
+        "model": run.plan["model"],
+        "data": run.plan["data"],
+        "n": manifest.get("n"),
+        "skipped": run.skipped,
+        "not_measured": manifest.get("not_measured", []),
+        "sections": {name: section.finished for name, section in run.sections.items()},
+        "altered": run.altered(),
+        "summary": [line.record() for lines in summarise(run.heads).values() for line in lines]
+        if measured
+        else [],
+    }

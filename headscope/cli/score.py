@@ -1,0 +1,117 @@
+"""`headscope score`: score every head of a model into a run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headscope.cli.options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    load_subject,
+)
+
+_INTERRUPTED = 130
+
+
+def score(
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundled set, a folder of images, a text file, a JSONL, or hf:NAME:SPLIT. "
+            "Default: the bundled set that fits."
+        ),
+    ] = None,
+    measures: Annotated[
+        str, typer.Option(help="Names separated by commas, or all: every one that applies.")
+    ] = "all",
+    limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap; values do not depend on it.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first example that cannot be scored.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-DATA-TIME.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print size, memory and time; write nothing.")
+    ] = False,
+    as_json: Json = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Score every head of a model on some data."""
+    from headscope.plan import AskedWrongly, Options, default_data, default_folder
+    from headscope.scoring import chosen_measures
+
+    if resume and out is None:
+        raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
+    how = Options(measures, limit, batch_size, seed, strict=strict)
+    if measures != "all":
+        chosen_measures(measures)  # a misspelt name is said before the model is loaded
+    subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
+    data = data or default_data(subject)
+    if dry_run:
+        _print_estimate(subject, data, how, as_json)
+        return
+    _run(subject, data, out or default_folder(model, data), how, resume, as_json)
+
+
+def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
+    from headscope.cli.run_report import print_run
+    from headscope.cli.screen import note, progress
+    from headscope.runs import score_run
+
+    try:
+        with progress(f"{subject.name} on {data}") as show_progress:
+            run = score_run(subject, data, out, how, resume=resume, progress=show_progress)
+    except KeyboardInterrupt:
+        note(_how_to_go_on(out))
+        raise typer.Exit(_INTERRUPTED) from None
+    print_run(run, as_json)
+
+
+def _how_to_go_on(out: Path) -> str:
+    from analysis.run_folder import PLAN, open_run
+
+    if not (out / PLAN).exists():
+        return "Interrupted before anything was scored; nothing was kept."
+    done, total = open_run(out).shards
+    given = [word for word in sys.argv[1:] if word != "--resume"]
+    if not any(word == "--out" or word.startswith("--out=") for word in given):
+        given += ["--out", str(out)]
+    import shlex
+
+    return (
+        f"Interrupted; {done} of {total} shards are safe in {out}. Go on with:\n"
+        f"  headscope {shlex.join(given)} --resume"
+    )
+
+
+def _print_estimate(subject: Any, data: str, how: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from headscope.cli.screen import print_json, print_lines
+    from headscope.estimate import estimate
+
+    found = estimate(subject, data, how)
+    if as_json:
+        print_json(asdict(found))
+        return
+    print_lines(*found.lines())

@@ -1,0 +1,123 @@
+"""What the terminal shows: tables and JSON on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+WIDE = 110
+"""Columns where stdout is no terminal, so that a table in a log is not cut to 80."""
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def console() -> Any:
+    """A rich console on stdout; plain text where stdout is no terminal."""
+    from rich.console import Console
+
+    return Console(
+        highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else WIDE, emoji=False
+    )
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = ""
+) -> None:
+    """A table without boxes; a column whose name starts with ``>`` is aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="dim",
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+    )
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console().print(table)
+
+
+def print_lines(*lines: str) -> None:
+    """Lines to stdout as they are, without markup and without wrapping."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON; NaN becomes null, since JSON has none."""
+    sys.stdout.write(json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def note(sentence: str) -> None:
+    """A line to stderr."""
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Any]:
+    """A function ``(done, total, skipped)`` that shows progress on stderr.
+
+    A moving bar if stderr is a terminal, else a line every ten seconds.
+    """
+    if not sys.stderr.isatty():
+        yield _lines_of_progress(title)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[skipped]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, skipped="")
+
+        def show(done: int, total: int, skipped: int) -> None:
+            text = f"{skipped} skipped" if skipped else ""
+            bar.update(task, completed=done, total=total, skipped=text)
+
+        yield show
+
+
+def _lines_of_progress(title: str) -> Any:
+    last = time.monotonic()
+
+    def show(done: int, total: int, skipped: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            note(f"{title}: {done} of {total}{f', {skipped} skipped' if skipped else ''}")
+
+    return show
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value
