@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from probes.tokens import fixed_grid
+from probes.tokens import any_resolution, fixed_grid, packed_grid
 from probes.tokens.context import Context, TowerFacts
 from probes.tokens.map import TokenMap, TowerTokens, blank_tokens
 from probes.tokens.patches import Patches
@@ -35,7 +35,7 @@ class Family(Protocol):
 
 def families() -> tuple[Family, ...]:
     """Every family, the most particular first."""
-    return (fixed_grid,)
+    return (packed_grid, any_resolution, fixed_grid)
 
 
 def map_tokens(

@@ -51,6 +51,7 @@ def text_tokens(
         if pieces is not None:
             for name, column in columns.items():
                 column[at] = getattr(pieces, name)
+            role[example, spot] = pieces.role
     return TowerTokens(
         tower=tower,
         starts=starts_of([length] * count),
