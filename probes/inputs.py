@@ -85,9 +85,9 @@ class Batch:
     tensors: dict[str, Any]
     tokens: TokenMap
     examples: tuple[Example, ...]
+    answer_starts: tuple[int, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
     image_examples: tuple[int, ...] = ()
-    answer_starts: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:

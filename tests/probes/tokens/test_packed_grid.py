@@ -21,11 +21,9 @@ from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import (
     HunYuanVLImageProcessorPil,
 )
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
-from transformers.models.pixtral.processing_pixtral import PixtralProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from probes.collate import collate, has_own_positions
-from probes.inputs import Example
+from probes.collate import has_own_positions
 from probes.tokens import map_tokens
 from probes.tokens.packed_grid import _packing
 
@@ -152,37 +150,47 @@ def pixtral():
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
-    processor = PixtralProcessor(
-        PixtralImageProcessorPil(size={"longest_edge": 60}, patch_size={"height": 5, "width": 5}),
-        word_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", padding_side="left"),
-        patch_size=5,
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def pixtral_tensors(images):
+    """The full processor imports torchvision; its text is ``rows x (columns + 1)`` tokens."""
+    processor = PixtralImageProcessorPil(
+        size={"longest_edge": 60}, patch_size={"height": 5, "width": 5}
     )
-    return LlavaForConditionalGeneration(config).eval(), processor
+    tokenizer = word_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    made = dict(processor(images=images, return_tensors="pt"))
+    rows = []
+    for high, wide in made["image_sizes"].tolist():
+        lines = ["[IMG] " * (wide // 5)] * (high // 5)
+        rows.append(tokenizer(f"{'[IMG_BREAK] '.join(lines)} [IMG_END] what")["input_ids"])
+    longest = max(len(row) for row in rows)
+    made["input_ids"] = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    made["attention_mask"] = (made["input_ids"] != 0).long()
+    return made, processor, tokenizer
 
 
 def test_pixtral_finds_planted_patches_in_one_packed_row():
-    model, processor = pixtral()
+    model = pixtral()
     images = [scene(100, 60), scene(70, 120)]
-
-    def made(changed):
-        examples = [Example(str(i), text="[IMG] what", image=im) for i, im in enumerate(changed)]
-        return collate(examples, processor, processor.tokenizer, kind="vision-language")
-
-    batch = made(images)
+    made, processor, tokenizer = pixtral_tensors(images)
     tokens = map_tokens(
         model,
         processor,
-        batch.tensors,
+        made,
         ["language", "vision"],
-        image_sizes=batch.image_sizes,
-        image_examples=batch.image_examples,
+        tokenizer=tokenizer,
+        image_sizes=[image.size for image in images],
     )
     assert tokens["vision"].rows == 1
+    assert tokens["language"].has_role("special").sum() == sum(
+        high // 5 for high, _ in made["image_sizes"].tolist()
+    )
     layers = model.model.vision_tower.transformer.layers
     silence(layers)
 
     def enter(module):
-        return lambda changed: entering(model, module, made(changed).tensors)
+        return lambda changed: entering(model, module, pixtral_tensors(changed)[0])
 
     assert_found(tokens["vision"], images, enter(layers[0]))
     assert_found(tokens["language"], images, enter(model.model.language_model))
