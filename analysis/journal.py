@@ -7,13 +7,14 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from analysis.atomic_file import DiskFull, is_disk_full, written_atomically
+from analysis.atomic_file import written_atomically
 
 Arrays = Mapping[str, np.ndarray]
 _SHARD = re.compile(r"^shard-(\d{6})\.safetensors$")
@@ -48,20 +49,15 @@ class Journal:
         Raises:
             DiskFull: no room; shards written before are untouched.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         packed = {key: array for name in arrays for key, array in _pack(name, arrays[name])}
         text = {"about": json.dumps(about, ensure_ascii=False)}
         path = self._path(shard)
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with written_atomically(path) as temporary:
-                save_file(packed, temporary, metadata=text)
-        except SafetensorError as error:
-            if not is_disk_full(error):
-                raise
-            raise DiskFull(f"No space is left on the disk for {path}.") from error
+        path.parent.mkdir(exist_ok=True)
+        with written_atomically(path) as temporary:
+            # Not save_file: its files can be read by their owner alone, whatever the umask.
+            temporary.write_bytes(save(packed, metadata=text))
 
     def read(self, shard: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and the JSON object of a shard.
@@ -69,19 +65,27 @@ class Journal:
         Raises:
             ValueError: the file cannot be read.
         """
+        with self._opened(shard) as (file, about):
+            return _unpack({name: file.get_tensor(name) for name in file.keys()}), about  # noqa: SIM118
+
+    def about(self, shard: int) -> dict[str, Any]:
+        """The JSON object of a shard, its arrays left on the disk."""
+        with self._opened(shard) as (_, about):
+            return about
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[tuple[Any, dict[str, Any]]]:
         from safetensors import SafetensorError, safe_open
 
         path = self._path(shard)
         try:
             with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {})["about"])
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                yield file, json.loads((file.metadata() or {})["about"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"Shard {path} cannot be read ({error}). Delete that one file and go on with "
                 "`--resume`."
             ) from error
-        return _unpack(stored), about
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06d}.safetensors"

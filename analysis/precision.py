@@ -11,8 +11,8 @@ MOST_DIGITS = 3
 def rounded(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
     """A value with as many digits as its interval supports, and half the interval's width.
 
-    The half width keeps one significant digit (two where that digit would be a 1), the value as
-    many decimals. ``n/a`` where nothing was measured.
+    The half width keeps one significant digit, the value as many decimals. ``n/a`` where nothing
+    was measured.
 
     >>> rounded(0.4213948, 0.391, 0.452)
     '0.42 ± 0.03'
@@ -24,7 +24,7 @@ def rounded(value: float, low: float = float("nan"), high: float = float("nan"))
     half = (high - low) / 2
     if not isfinite(half) or half <= 0:
         return plain(value)
-    places = _places(half)
+    places = -floor(log10(half))
     if places > 4:
         return f"{plain(value)} ± {half:.0e}".replace("e-0", "e-")
     shown = max(places, 0)
@@ -48,9 +48,3 @@ def plain(value: float, digits: int = MOST_DIGITS) -> str:
         return f"{value:,.0f}"
     text = f"{value:.{digits - 1 - size}f}"
     return text.rstrip("0").rstrip(".") if size < -2 else text
-
-
-def _places(half: float) -> int:
-    size = floor(log10(half))
-    leading = half / 10**size
-    return -size + (1 if leading < 1.95 else 0)

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.atomic_file import DiskFull, is_disk_full, write_json, written_atomically
+from analysis.atomic_file import write_json, written_atomically
 from analysis.head_table import HeadTable
 from analysis.journal import Journal, RunLock
 
@@ -78,13 +78,8 @@ class RunFolder:
     def finish(self, heads: HeadTable, profiles: pd.DataFrame, manifest: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest with the digests of all that is there."""
         heads.to_parquet(self.path / HEADS)
-        try:
-            with written_atomically(self.path / PROFILES) as temporary:
-                profiles.to_parquet(temporary, index=False)
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull(f"No space is left on the disk for {self.path}.") from error
-            raise
+        with written_atomically(self.path / PROFILES) as temporary:
+            profiles.to_parquet(temporary, index=False)
         files = _digests(self.path, skip=_sections_in(self.path))
         write_json(self.path / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
 
@@ -179,7 +174,7 @@ class Run:
         return [
             item
             for shard in self._journal.finished()
-            for item in self._journal.read(shard)[1].get("skipped", [])
+            for item in self._journal.about(shard)["skipped"]
         ]
 
     @property

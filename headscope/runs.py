@@ -86,7 +86,7 @@ def _score_shards(
     named = named_measures(how.measures)
     finished = set(folder.journal.finished())
     done = sum(min(size, total - shard * size) for shard in finished)
-    skipped_before = sum(len(folder.journal.read(s)[1]["skipped"]) for s in sorted(finished))
+    skipped_before = sum(len(folder.journal.about(s)["skipped"]) for s in sorted(finished))
 
     def report(extra: int, skipped: int) -> None:
         if progress is not None:
@@ -106,7 +106,7 @@ def _score_shards(
                 first = Tally(replicates=1)
                 first.add(parts[0])
                 refuse_inapplicable(named, first, subject.name)
-                named = ()
+                named = []
             report(sum(len(part.examples) for part in parts) + len(skipped), len(skipped))
         _record(folder, shard, parts, skipped)
         done += len(mine)
@@ -139,7 +139,7 @@ def _finish(
     from headscope.kept_examples import keep_examples
 
     journal = folder.journal
-    skipped = [item for s in journal.finished() for item in journal.read(s)[1]["skipped"]]
+    skipped = [item for s in journal.finished() for item in journal.about(s)["skipped"]]
     tally = tally_of(journal, folder.plan)
     if not tally.examples:
         raise RunError(

@@ -64,7 +64,7 @@ def score(
         tally.add(score_batch(subject, engine, batch))
         if named:
             refuse_inapplicable(named, tally, subject.name)
-            named = ()
+            named = []
     if not tally.examples:
         raise ValueError(
             f"No example could be scored: {reasons[0]}" if reasons else "There was no batch."
@@ -80,20 +80,20 @@ def chosen_measures(measures: str | Sequence[str]) -> list[Any]:
     """
     from analysis.measures import select_measures
 
-    names = named_measures(measures)
     try:
-        return list(select_measures(list(names) if names else "all"))
+        return list(select_measures(_names(measures)))
     except ValueError as error:
         raise AskedWrongly(str(error)) from error
 
 
-def named_measures(measures: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of measures that were asked for one by one; none for ``"all"``."""
-    names = measures.split(",") if isinstance(measures, str) else list(measures)
-    names = [name.strip() for name in names if name.strip()]
-    if not names:
-        raise AskedWrongly("`measures` must name at least one measure, or be 'all'.")
-    return () if "all" in names else tuple(names)
+def named_measures(measures: str | Sequence[str]) -> list[str]:
+    """Names of measures that were asked for one by one, beside or instead of ``"all"``."""
+    return [name for name in _names(measures) if name != "all"]
+
+
+def _names(measures: str | Sequence[str]) -> list[str]:
+    names = measures.split(",") if isinstance(measures, str) else measures
+    return [name.strip() for name in names if name.strip()]
 
 
 def new_engine(subject: Subject, measures: Sequence[Any]) -> Engine:

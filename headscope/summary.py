@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from analysis.head_table import HeadTable
 
 TOP = 3
+"""Highest heads that a line keeps."""
+_GAP = 3
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,15 @@ class SummaryLine:
     def name(self) -> str:
         return f"{self.measure} {self.variant}".strip()
 
-    def cells(self) -> list[str]:
-        """Text for `COLUMNS`: the measure, its unit, null, median and highest heads."""
+    def cells(self, heads: int = TOP) -> list[str]:
+        """Text for `columns(heads)`: the measure, its unit, null, median and highest heads."""
         return [
             self.name,
             self.unit,
             plain(self.null) if self.null == self.null else "–",
             plain(self.median),
-            *(_head_text(line) for line in self.top.to_dict("records")),
-            *[""] * (TOP - len(self.top)),
+            *(_head_text(line) for line in self.top.to_dict("records")[:heads]),
+            *[""] * (heads - len(self.top)),
         ]
 
     def record(self) -> dict[str, Any]:
@@ -67,7 +70,19 @@ class SummaryLine:
         }
 
 
-COLUMNS = ("measure", "unit", ">null", ">median", *["highest heads", *[""] * (TOP - 1)])
+def columns(heads: int = TOP) -> list[str]:
+    """Names of the columns, as `print_table` takes them."""
+    return ["measure", "unit", ">null", ">median", "highest heads", *[""] * (heads - 1)]
+
+
+def heads_that_fit(lines: Sequence[SummaryLine], width: int) -> int:
+    """How many of the highest heads there is room for in a terminal."""
+    for heads in range(TOP, 1, -1):
+        rows = [columns(heads), *(line.cells(heads) for line in lines)]
+        needed = sum(max(map(len, cells)) + _GAP for cells in zip(*rows, strict=True))
+        if needed <= width:
+            return heads
+    return 1
 
 
 def summarise(heads: HeadTable) -> dict[str, list[SummaryLine]]:

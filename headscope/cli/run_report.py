@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headscope.cli.screen import print_json, print_lines, print_table
+from headscope.cli.screen import columns_of_terminal, print_json, print_lines, print_table
 
 if TYPE_CHECKING:
     from analysis.run_folder import Run
@@ -17,7 +17,7 @@ def print_run(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(_record(run))
         return
-    from headscope.summary import COLUMNS, summarise, tower_title
+    from headscope.summary import columns, heads_that_fit, summarise, tower_title
 
     plan = run.plan
     model = plan["model"]
@@ -29,12 +29,13 @@ def print_run(run: Run, as_json: bool) -> None:
     lines = summarise(run.heads) if run.shards[0] or run.finished else {}
     for tower, rows in lines.items():
         print_lines("")
-        print_table(tower_title(run.heads, tower), COLUMNS, [row.cells() for row in rows])
+        shown = heads_that_fit(rows, columns_of_terminal())
+        cells = [row.cells(shown) for row in rows]
+        print_table(tower_title(run.heads, tower), columns(shown), cells, wraps=False)
     if lines:
         print_lines(
-            "± is half of the 95 % bootstrap interval over examples. Null: the same measure when "
-            "every",
-            "allowed key gets the same weight (or as the measure's page in docs/measures says).",
+            "± is half of the 95 % bootstrap interval over examples. The null is the same measure",
+            "with equal weight on every allowed key, or what its page in docs/measures says.",
         )
     print_lines(*_left_out(run))
 

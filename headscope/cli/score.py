@@ -63,8 +63,7 @@ def score(
     if resume and out is None:
         raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
     how = Options(measures, limit, batch_size, seed, strict=strict)
-    if measures != "all":
-        chosen_measures(measures)  # a misspelt name is said before the model is loaded
+    chosen_measures(measures)  # a misspelt name is said before the model is loaded
     subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
     data = data or default_data(subject)
     if dry_run:

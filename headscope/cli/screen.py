@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-WIDE = 110
-"""Columns where stdout is no terminal, so that a table in a log is not cut to 80."""
+WIDE = 132
+"""Columns where stdout is no terminal, so that a table in a log is not cut at 80."""
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -25,9 +25,13 @@ def console() -> Any:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = ""
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], wraps: bool = True
 ) -> None:
-    """A table without boxes; a column whose name starts with ``>`` is aligned to the right."""
+    """A table without boxes; a column whose name starts with ``>`` is aligned to the right.
+
+    If it ``wraps``, the last column may take several lines. The others are cut where the
+    terminal is too narrow.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -38,15 +42,24 @@ def print_table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         header_style="dim",
-        caption=Text(caption) if caption else None,
-        caption_justify="left",
     )
-    for name in columns:
+    for number, name in enumerate(columns, start=1):
         right = name.startswith(">")
-        table.add_column(name.lstrip(">"), justify="right" if right else "left", overflow="fold")
+        fold = wraps and number == len(columns)
+        table.add_column(
+            name.lstrip(">"),
+            justify="right" if right else "left",
+            overflow="fold" if fold else "ellipsis",
+            no_wrap=not fold,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def columns_of_terminal() -> int:
+    """How wide stdout is."""
+    return console().width
 
 
 def print_lines(*lines: str) -> None:
