@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probes.collate import pad_id
 from probes.inputs import Batch, InputError
+from probes.tap import announced
 
 if TYPE_CHECKING:
     from probes.subject import Subject
@@ -69,7 +70,7 @@ def generate(subject: Subject, batch: Batch, max_new_tokens: int, **settings: An
     if not settings["do_sample"]:
         settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
     settings.setdefault("pad_token_id", pad_id(subject.tokenizer or model.generation_config))
-    with subject.evaluating(), torch.no_grad():
+    with subject.evaluating(), torch.no_grad(), announced(subject, batch, max_new_tokens):
         made = model.generate(**tensors, max_new_tokens=max_new_tokens, **settings)
     sequences = made if isinstance(made, Tensor) else made.sequences
     start = tensors[prompt].shape[1] if prompt in tensors else int(two_sided)

@@ -20,6 +20,7 @@ from probes.observe import observe
 from probes.preparation import examples_of, prepare_examples, prepare_tensors
 from probes.prompts import image_token_of
 from probes.sample_inputs import sample_tensors
+from probes.tap import announced
 from probes.tokens.map import TokenMap
 
 if TYPE_CHECKING:
@@ -143,11 +144,10 @@ class Subject:
         """
         layout = self.layout
         if not layout.towers:
-            seen = f" ({layout.refusals[0].path}: {layout.refusals[0].reason})"
+            refused = [f" ({refusal.path}: {refusal.reason})" for refusal in layout.refusals[:1]]
             raise LoadError(
                 f"{self.name!r} ({type(self.model).__name__}) has no softmax attention between "
-                f"tokens{seen if layout.refusals else ''}, so it has no heads to measure. "
-                "Choose a transformer."
+                f"tokens{''.join(refused)}, so it has no heads to measure. Choose a transformer."
             )
         return layout.towers
 
@@ -219,11 +219,12 @@ class Subject:
     def call(self, batch: Batch, **settings: Any) -> Any:
         """The model's outputs as `forward` gives them, with gradients and flags left alone."""
         tensors = self.arguments.named(self.on_device(batch).tensors)
-        if "use_cache" in self.arguments.names:
+        if "use_cache" in self.arguments.names or (self.generates and self.arguments.any_keyword):
             settings.setdefault("use_cache", False)
         named = {name: value for name, value in tensors.items() if name in self.arguments}
         placed = [value for name, value in tensors.items() if name not in self.arguments]
-        return self.model(*placed, **named, **settings)
+        with announced(self, batch):
+            return self.model(*placed, **named, **settings)
 
     def generate(self, batch: Batch, max_new_tokens: int = 32, **settings: Any) -> Generated:
         """What the model writes after each example, greedy unless told otherwise."""

@@ -19,10 +19,14 @@ def matches(source: Any) -> bool:
 
 
 def load(source: Any, options: LoadOptions) -> Subject:
-    """A subject on the Bridge itself, so that its hooks and its edits stay in force."""
+    """A subject on the module inside the Bridge, whose parts the Bridge has replaced by its own.
+
+    So the Bridge's hooks and edits stay in force, and outputs, config and generation are those of
+    transformers. Nothing is booted here: a Bridge renames the modules of its model for good.
+    """
     from probes.subject import Subject
 
     refused = ("dtype", "device", "device_map", "revision", "quantization", "trust_remote_code")
     options.refuse("a TransformerBridge; give it to `boot_transformers`", *refused)
     processor = options.processor or getattr(source, "processor", None) or source.tokenizer
-    return Subject(source, processor, name=getattr(source.cfg, "model_name", "") or "bridge")
+    return Subject(source.original_model, processor, name=getattr(source.cfg, "model_name", "") or "bridge")

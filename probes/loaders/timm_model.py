@@ -50,7 +50,7 @@ def load(source: str, options: LoadOptions) -> Subject:
 
 def _timm() -> Any:
     try:
-        import timm
+        import timm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name not in ("timm", "torchvision"):
             raise
@@ -67,10 +67,10 @@ class TimmImages:
     """The evaluation transform of a timm model, called like an image processor of transformers."""
 
     def __init__(self, model: Any) -> None:
-        from timm.data import create_transform, resolve_model_data_config
+        from timm import data  # pyright: ignore[reportMissingImports]
 
-        self.settings = resolve_model_data_config(model)
-        self.transform: Any = create_transform(**self.settings, is_training=False)
+        self.settings = data.resolve_model_data_config(model)
+        self.transform: Any = data.create_transform(**self.settings, is_training=False)
 
     @property
     def size(self) -> dict[str, int]:

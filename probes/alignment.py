@@ -1,0 +1,57 @@
+"""Which position of the token map each query and key of a call is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probes.tokens.map import TokenMap, TowerTokens
+
+GROWING_TOWERS = ("language", "decoder")
+"""Towers whose sequence grows while tokens are generated."""
+
+
+def tokens_while_generating(tokens: TokenMap, count: int) -> TokenMap:
+    """The token map with room for ``count`` generated tokens in the towers that grow."""
+    if not count:
+        return tokens
+    return TokenMap(
+        {
+            name: tower.with_generated(count) if name in GROWING_TOWERS else tower
+            for name, tower in tokens.towers.items()
+        }
+    )
+
+
+def flat_positions(
+    tokens: TowerTokens | None,
+    batch: int,
+    length: int,
+    *,
+    offset: int = 0,
+    last: int | None = None,
+) -> Tensor | None:
+    """Long ``[batch length]``: flat position in the token map, or None where it is not known.
+
+    Args:
+        tokens: token map of the tower.
+        batch, length: shape of the call's queries or keys.
+        offset: for packed calls (batch 1), the flat position where this call begins.
+        last: while decoding, the position within its row of the last of these ``length`` tokens;
+            rows of the map are then longer than what the call sees.
+
+    A call fits the map in one of three ways: row by row with equal lengths; packed, all rows one
+    after the other (images of a packed vision tower, or windows of one); decoding.
+    """
+    if tokens is None:
+        return None
+    lengths = tokens.lengths
+    if last is not None:
+        first = last - length + 1
+        fits = tokens.rows == batch and first >= 0 and bool((lengths > last).all())
+        return tokens.starts[:-1, None] + torch.arange(first, last + 1) if fits else None
+    if tokens.rows == batch and bool((lengths == length).all()):
+        return tokens.starts[:-1, None] + torch.arange(length)
+    if batch == 1 and offset + length <= len(tokens):
+        return offset + torch.arange(length)[None]
+    return None

@@ -1,0 +1,17 @@
+"""Edits: scale, zero, replace, knock out; each a small file, applied by `edit`."""
+
+from probes.edits.function import edit_pattern, edit_scores, edit_z
+from probes.edits.given import mean, replace
+from probes.edits.knock_out import knock_out
+from probes.edits.scale import scale, zero
+
+__all__ = [
+    "edit_pattern",
+    "edit_scores",
+    "edit_z",
+    "knock_out",
+    "mean",
+    "replace",
+    "scale",
+    "zero",
+]

@@ -1,0 +1,100 @@
+"""Forbid query-key pairs, by position or by role: text may not read the image, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from probes.edits.edit import EditPlace
+from probes.masks import MASKED_SCORE
+from probes.tokens.map import ROLES
+
+
+@dataclass(frozen=True)
+class KnockOut:
+    """Scores of the forbidden pairs become minus infinity, so the other keys share their weight.
+
+    A query that may read nothing any more gives out zero.
+    """
+
+    heads: Any
+    queries: Any
+    keys: Any
+    stage: Literal["scores"] = "scores"
+
+    @property
+    def label(self) -> str:
+        return f"knock_out({_words(self.queries)} -> {_words(self.keys)})"
+
+    def apply(self, values: Tensor, place: EditPlace) -> Tensor:
+        tile = place.tile
+        assert tile is not None
+        call = tile.call
+        rows = torch.arange(tile.rows.start, tile.rows.stop)
+        queries = self._chosen(self.queries, call.query_index, tile.batch, rows, place, True)
+        columns = torch.arange(tile.keys)
+        keys = self._chosen(self.keys, call.key_index, tile.batch, columns, place, False)
+        pairs = (queries[:, None, :, None] & keys[:, None, None, :]).to(values.device)
+        return values.masked_fill(pairs, MASKED_SCORE)
+
+    def _chosen(
+        self,
+        wanted: Any,
+        index: Tensor | None,
+        batch: slice,
+        positions: Tensor,
+        place: EditPlace,
+        is_query: bool,
+    ) -> Tensor:
+        """Bool ``[batch or 1, position]``."""
+        if wanted is None:
+            return torch.ones(1, len(positions), dtype=torch.bool)
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        if not all(isinstance(name, str) for name in names):
+            call = place.call
+            assert call is not None
+            shift = (
+                call.keys - call.queries if is_query and call.key_tower == place.site.tower else 0
+            )
+            return torch.isin(positions + shift, torch.tensor([int(n) for n in names]))[None]
+        unknown = [name for name in names if name not in ROLES]
+        if unknown:
+            raise ValueError(
+                f"A role must be one of {', '.join(ROLES)}, got {unknown[0]!r}. "
+                "Give roles or a list of positions."
+            )
+        if index is None or place.call is None or place.call.roles is None:
+            raise ValueError(
+                f"{self.label} at {place.site} must know what each position is, but this call "
+                "does not fit the token map. Give positions instead of roles."
+            )
+        roles = place.call.roles(is_query)[index[batch][:, positions]]
+        return torch.isin(roles, torch.tensor([ROLES.index(name) for name in names]))
+
+
+def knock_out(
+    heads: Any,
+    queries: str | Sequence[str] | Sequence[int] | None = None,
+    keys: str | Sequence[str] | Sequence[int] | None = None,
+) -> KnockOut:
+    """Forbid heads to read some keys from some queries, by role names or by positions.
+
+    Args:
+        queries, keys: role names (``"text"``, ``["image", "cls"]``), positions in the sequence,
+            or None for all.
+
+    >>> knock_out("language.*", queries="text", keys="image").label
+    'knock_out(text -> image)'
+    """
+    return KnockOut(heads, queries, keys)
+
+
+def _words(wanted: Any) -> str:
+    if wanted is None:
+        return "all"
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    return "+".join(str(name) for name in names[:4]) + ("+..." if len(names) > 4 else "")

@@ -1,0 +1,341 @@
+"""One observed forward: every attention call with its place, shapes, sources and proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probes import operations as ops
+from probes.anatomy import OutputProjection, linear_map
+from probes.attention_call import AttentionCall
+from probes.heads import Site
+from probes.interception import FollowedSoftmax, Surroundings
+from probes.lineage import LineageMode, Node, heads_before_repeat, projected_from
+from probes.module_stack import ModuleStack
+from probes.raw_attention import RawAttention
+
+_UNKNOWN = Site("", 0)
+
+
+@dataclass
+class ObservedCall:
+    """One attention call of the observed forward."""
+
+    path: str
+    occurrence: int
+    inside: int
+    source: str
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    head_width: int
+    value_width: int
+    causal: bool
+    mixed: bool
+    cross: bool
+    learned_query: bool
+    input_shape: tuple[int, ...]
+    mismatch: float
+    row_sum_error: float
+    z: Tensor = field(repr=False)
+    projection: OutputProjection | None = None
+    projection_obstacle: str = "no linear map was seen to read z"
+    projected: Node | None = field(default=None, repr=False)
+
+
+@dataclass
+class ModuleRun:
+    """One run of one module: lineage of its first tensor input and of its output."""
+
+    path: str
+    module: nn.Module
+    entered: Node | None
+    input_shape: tuple[int, ...]
+    left: Node | None = None
+    output: Tensor | None = None
+
+
+@dataclass
+class Observation:
+    """Everything that the observed forward showed."""
+
+    calls: list[ObservedCall]
+    refused: list[tuple[str, str]]
+    runs: list[ModuleRun]
+    output: Any
+
+
+def run_observed(model: nn.Module, forward: Callable[[], Any], examples: int) -> Observation:
+    """Run ``forward`` once and note every attention call, its verification and its lineage.
+
+    Args:
+        model: root module that ``forward`` calls.
+        examples: rows of the batch that ``forward`` runs.
+    """
+    observer = _Observer(model, examples)
+    with torch.no_grad(), observer.stack, observer.mode:
+        output = forward()
+    return Observation(observer.calls, observer.mode.refused, observer.runs, output)
+
+
+class _Observer:
+    def __init__(self, model: nn.Module, examples: int) -> None:
+        self.calls: list[ObservedCall] = []
+        self.runs: list[ModuleRun] = []
+        self.open_runs: list[ModuleRun] = []
+        self.pending: list[int] = []
+        self.stack = ModuleStack(model, None, self.entered, self.left)
+        self.mode = _Mode(
+            self, self.receive, lambda: Surroundings(self.stack.top), lambda: examples
+        )
+
+    def receive(self, raw: RawAttention, note: FollowedSoftmax | None) -> None:
+        path = self.stack.top
+        call = AttentionCall(
+            site=_UNKNOWN,
+            path=path,
+            ordinal=0,
+            value=raw.value,
+            z=raw.z,
+            mask=raw.mask,
+            query=raw.query,
+            key=raw.key,
+            scale=raw.scale,
+            whole=raw.whole,
+            compute_dtype=autocast_dtype(raw.z.device.type),
+        )
+        cross, learned = self._sources(raw)
+        rows = call.pattern().sum(-1)
+        filled = rows > 0.5 if raw.source == "sdpa" else rows > 1e-6
+        self.calls.append(
+            ObservedCall(
+                path=path,
+                occurrence=self.stack.times_called[path] - 1,
+                inside=self.stack.next_inside(),
+                source=raw.source,
+                batch=raw.z.shape[0],
+                heads=raw.heads,
+                kv_heads=self._kv_heads(raw),
+                queries=raw.mask.queries,
+                keys=raw.mask.keys,
+                head_width=(raw.query if raw.query is not None else raw.value).shape[-1],
+                value_width=raw.value.shape[-1],
+                causal=_is_causal(call),
+                mixed=note is not None and note.mixed,
+                cross=cross,
+                learned_query=learned,
+                input_shape=self.open_runs[-1].input_shape if self.open_runs else (),
+                mismatch=call.worst_mismatch(),
+                row_sum_error=float((rows - 1).abs()[filled].max()) if bool(filled.any()) else 0.0,
+                z=raw.z,
+            )
+        )
+        self.pending.append(len(self.calls) - 1)
+
+    def _sources(self, raw: RawAttention) -> tuple[bool, bool]:
+        pair = self.mode.query_and_key
+        if pair is None:
+            return False, False
+        (from_query, query_weights), (from_key, _) = (projected_from(node) for node in pair)
+        shared = {id(node) for node in from_query} & {id(node) for node in from_key}
+        learned = bool(query_weights) and not from_query
+        return not shared and bool(from_key), learned or (not shared and not from_query)
+
+    def _kv_heads(self, raw: RawAttention) -> int:
+        seen = raw.value.shape[1]
+        pair = self.mode.query_and_key
+        return seen if pair is None or seen != raw.heads else heads_before_repeat(pair[1], seen)
+
+    def entered(self, path: str, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
+        first = next(ops.tensors_in((args, kwargs)), None)
+        hidden = kwargs.get("hidden_states") if isinstance(kwargs, dict) else None
+        first = hidden if isinstance(hidden, Tensor) else first
+        node = None if first is None else self.mode.lineage.of(first)
+        shape = () if first is None else tuple(first.shape)
+        run = ModuleRun(path, module, node, shape)
+        self.runs.append(run)
+        self.open_runs.append(run)
+        if first is not None and _is_linear(module):
+            self._meet_projection(first, module, path)
+
+    def left(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        while self.open_runs:
+            run = self.open_runs.pop()
+            if run.path == path:
+                first = next(ops.tensors_in(output), None)
+                if first is not None:
+                    run.left = self.mode.lineage.of(first)
+                    run.output = first if path == "" or _is_linear(module) else None
+                    self._verify_projection(run, first)
+                return
+
+    def _meet_projection(self, x: Tensor, module: nn.Module, path: str) -> None:
+        calls = [self.calls[index] for index in self.mode.calls_behind(self.mode.lineage.of(x))]
+        if not calls or any(call.projection or call.projected for call in calls):
+            return
+        if not _reads_heads_side_by_side(x, calls):
+            for call in calls:
+                call.projection_obstacle = f"{path} reads it in an order that is not understood"
+            return
+        weight = getattr(module, "weight", None)
+        plain = isinstance(weight, nn.Parameter) and weight.ndim == 2
+        transposed = type(module).__name__ == "Conv1D"
+        found = OutputProjection(path, weight if plain else None, transposed, module)
+        for call in calls:
+            call.projection = found
+
+    def _verify_projection(self, run: ModuleRun, output: Tensor) -> None:
+        for call in self.calls:
+            found = call.projection
+            if found is None or found.path != run.path or call.projected is not None:
+                continue
+            call.projected = run.left
+            group = [other for other in self.calls if other.projection is found] or [call]
+            problem = _sum_of_heads_problem(found, group, run.module, output)
+            if problem:
+                call.projection, call.projection_obstacle = None, problem
+
+    def mark(self, output: Any) -> None:
+        """Write the index of the calls just received onto the node of their output."""
+        if self.pending and isinstance(output, Tensor):
+            self.mode.lineage.of(output).note = self.pending.pop()
+            self.pending.clear()
+
+
+class _Mode(LineageMode):
+    """Lineage mode that knows query and key of the call at hand and marks its output."""
+
+    def __init__(self, observer: _Observer, *args: Any) -> None:
+        super().__init__(*args)
+        self._observer = observer
+        self.query_and_key: tuple[Node, Node] | None = None
+
+    def on_sdpa(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        query = kwargs.get("query", args[0] if args else None)
+        key = kwargs.get("key", args[1] if len(args) > 1 else None)
+        if isinstance(query, Tensor) and isinstance(key, Tensor):
+            self.query_and_key = (self.lineage.of(query), self.lineage.of(key))
+        output = super().on_sdpa(func, args, kwargs)
+        self._observer.mark(output)
+        return output
+
+    def on_product(self, name, args, output, pattern, note, several):  # noqa: ANN001, ANN201
+        self.query_and_key = _product_behind(self.lineage.of(pattern))
+        return super().on_product(name, args, output, pattern, note, several)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs)
+        if self._observer.pending:
+            self._observer.mark(output)
+        return output
+
+    def calls_behind(self, node: Node) -> list[int]:
+        """Indices of the calls whose z this tensor is, moved and joined but not changed."""
+        found: list[int] = []
+        queue, seen = [node], set()
+        while queue:
+            here = queue.pop()
+            if id(here) in seen:
+                continue
+            seen.add(id(here))
+            if isinstance(here.note, int):
+                found.append(here.note)
+            elif here.kind in ("shape", "join"):
+                queue.extend(here.parents)
+        return sorted(found)
+
+
+def _product_behind(node: Node) -> tuple[Node, Node] | None:
+    queue, seen = [node], set()
+    while queue:
+        here = queue.pop(0)
+        if id(here) in seen:
+            continue
+        seen.add(id(here))
+        if here.kind == "product":
+            operands = [parent for parent in here.parents if parent.kind != "weight"]
+            return (operands[0], operands[1]) if len(operands) >= 2 else None
+        if here.kind not in ("input", "weight", "attention"):
+            queue.extend(here.parents)
+    return None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Linear) or (
+        isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    )
+
+
+def _side_by_side(calls: list[ObservedCall]) -> Tensor | None:
+    """``[rows, heads * value_width]`` of one or several calls, or None if they do not fit."""
+    if len({call.heads for call in calls}) == 1 and len(calls) > 1:
+        same = len({call.queries for call in calls}) == 1
+        axis = 1 if same and calls[0].source == "softmax" else 2
+        z = torch.cat([call.z for call in calls], dim=axis)
+    elif len(calls) == 1:
+        z = calls[0].z
+    else:
+        return None
+    return z.transpose(1, 2).reshape(-1, z.shape[1] * z.shape[3])
+
+
+def _reads_heads_side_by_side(x: Tensor, calls: list[ObservedCall]) -> bool:
+    z = _side_by_side(calls)
+    if z is None or x.numel() != z.numel() or x.shape[-1] != z.shape[-1]:
+        return False
+    return torch.equal(x.reshape(z.shape).float(), z.to(x.dtype).float())
+
+
+def _sum_of_heads_problem(
+    found: OutputProjection, calls: list[ObservedCall], module: nn.Module, output: Tensor
+) -> str:
+    z = _side_by_side(calls)
+    if z is None:
+        return f"{found.path} reads several calls at once"
+    heads = z.shape[-1] // calls[0].value_width
+    matrix = found.matrix(heads, calls[0].value_width).flatten(0, 1)
+    if matrix.shape[-1] != output.shape[-1]:
+        return f"{found.path} is not a plain linear map"
+    bias = getattr(module, "bias", None)
+    expected = z.float() @ matrix
+    if isinstance(bias, Tensor):
+        expected = expected + bias.detach().float()
+    actual = output.reshape(-1, output.shape[-1]).float()
+    if expected.shape != actual.shape:
+        return f"{found.path} changes the number of positions"
+    error = float((expected - actual).abs().amax() / actual.abs().amax().clamp_min(1e-12))
+    tolerance = 1e-3 if output.dtype == torch.float32 else 5e-2
+    if error > tolerance:
+        return f"the heads' contributions do not add up to the output of {found.path} ({error:.1e})"
+    return ""
+
+
+def _is_causal(call: AttentionCall) -> bool:
+    if call.queries < 2 or call.queries != call.keys:
+        return False
+    head = slice(0, 1)
+    allowed = call.allowed(head, slice(0, call.queries), call.keys)
+    return not bool(allowed.triu(1).any())
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that kernels cast to here, None outside autocast."""
+    if not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+__all__ = ["ObservedCall", "Observation", "run_observed", "autocast_dtype", "linear_map"]
