@@ -1,18 +1,19 @@
-"""One canvas per image, every patch a token: LLaVA, PaliGemma, Gemma 3 and their kin.
+"""One canvas per image, every patch a token: LLaVA, PaliGemma, plain vision transformers.
 
 The language model reads the patches of the vision tower row by row, with or without its CLS
-token; Gemma 3 first averages squares of patches.
+token.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from probes.tokens.context import Context, TowerFacts
-from probes.tokens.map import TowerTokens
-from probes.tokens.patches import Patches, grid
+from probes.tokens.map import ROLES, TowerTokens
+from probes.tokens.patches import Patches
 from probes.tokens.vit import Extras, extras_of, single_tiles, tile_patches, vision_tokens
 
 _MIXED = ("qformer_config", "perceiver_config", "resampler_config", "num_query_tokens")
@@ -36,16 +37,10 @@ def language(context: Context) -> list[Patches] | None:
     if extras is None:
         return None
     rows, columns = pixels.shape[-2:]
-    side = pooled_side(context, extras, rows, columns)
-    found = []
-    for _, tile, placement in single_tiles(context) or []:
-        if side is not None:
-            cell = (columns / side, rows / side)
-            found.append(grid(side, side, cell, placement, tile))
-            continue
-        patches = tile_patches(extras, rows, columns, placement, tile)
-        found.append(_selected(context, extras, patches))
-    return found
+    return [
+        _selected(context, extras, tile_patches(extras, rows, columns, placement, tile))
+        for _, tile, placement in single_tiles(context) or []
+    ]
 
 
 def vision(context: Context, facts: TowerFacts) -> TowerTokens | None:
@@ -54,22 +49,10 @@ def vision(context: Context, facts: TowerFacts) -> TowerTokens | None:
     return None if tiles is None else vision_tokens(context, facts, tiles)
 
 
-def pooled_side(context: Context, extras: Extras, rows: int, columns: int) -> int | None:
-    """Side of the grid that is left after squares of patches are averaged, if they are."""
-    count = getattr(context.config, "mm_tokens_per_image", None)
-    if not isinstance(count, int):
-        return None
-    side = math.isqrt(count)
-    fits = side * side == count and (rows // extras.patch[0]) % side == 0
-    return side if fits and rows == columns else None
-
-
 def _selected(context: Context, extras: Extras, patches: Patches) -> Patches:
     strategy = context.setting("vision_feature_select_strategy")
     if strategy is None:
         strategy = "patches"
-    import torch
-
     first = sum(count for _, count in extras.before)
     last = len(patches) - sum(count for _, count in extras.after)
     if strategy == "full":
@@ -83,10 +66,4 @@ def _selected(context: Context, extras: Extras, patches: Patches) -> Patches:
 
 def as_image(patches: Patches) -> Patches:
     """The same positions, all with the role ``image``: so the language tower sees them."""
-    from dataclasses import replace
-
-    import torch
-
-    from probes.tokens.map import ROLES
-
     return replace(patches, role=torch.full_like(patches.role, ROLES.index("image")))

@@ -16,8 +16,9 @@ class Placement:
     """How a canvas (what the model sees) lies over the original image.
 
     The canvas pixel ``(x, y)`` shows the pixel ``(left + x * scale_x, top + y * scale_y)`` of
-    the original, which is ``width`` x ``height`` pixels large. Where that lies outside, the
-    canvas shows padding.
+    the original, which is ``width`` x ``height`` pixels large. Where that lies outside the image,
+    or outside ``region`` (left, top, right, bottom) if only a part was used, the canvas shows
+    padding.
     """
 
     width: int
@@ -26,6 +27,7 @@ class Placement:
     top: float = 0.0
     scale_x: float = 1.0
     scale_y: float = 1.0
+    region: tuple[float, float, float, float] | None = None
 
     @classmethod
     def stretched(cls, width: int, height: int, canvas: tuple[int, int]) -> Placement:
@@ -45,8 +47,10 @@ class Placement:
         """
         scale = torch.tensor([self.scale_x, self.scale_y] * 2, dtype=torch.float64)
         shift = torch.tensor([self.left, self.top] * 2, dtype=torch.float64)
-        most = torch.tensor([self.width, self.height] * 2, dtype=torch.float64)
-        boxes = (edges.double() * scale + shift).clamp_min(0.0).minimum(most)
+        left, top, right, bottom = self.region or (0.0, 0.0, self.width, self.height)
+        least = torch.tensor([left, top] * 2, dtype=torch.float64)
+        most = torch.tensor([right, bottom] * 2, dtype=torch.float64)
+        boxes = (edges.double() * scale + shift).maximum(least).minimum(most)
         outside = (boxes[:, 2:] - boxes[:, :2]).amin(-1) <= 1e-6
         return boxes.masked_fill(outside[:, None], float("nan")).float()
 

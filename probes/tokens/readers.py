@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from probes.tokens import any_resolution, fixed_grid, packed_grid
+from probes.tokens import any_resolution, fixed_grid, packed_grid, queries, split_tiles
 from probes.tokens.context import Context, TowerFacts
 from probes.tokens.map import TokenMap, TowerTokens, blank_tokens
 from probes.tokens.patches import Patches
@@ -35,7 +36,7 @@ class Family(Protocol):
 
 def families() -> tuple[Family, ...]:
     """Every family, the most particular first."""
-    return (packed_grid, any_resolution, fixed_grid)
+    return (packed_grid, any_resolution, queries, split_tiles, fixed_grid)
 
 
 def map_tokens(
@@ -107,6 +108,8 @@ def _map_tower(
     context: Context, facts: TowerFacts, family: Family | None, patches: list[Patches] | None
 ) -> TowerTokens | None:
     tensors = context.tensors
+    if facts.kind == "resampler" or _gathers(facts):
+        return None if family is not queries else queries.resampler(context, facts)
     if facts.kind in _DECODED and isinstance(tensors.get("decoder_input_ids"), Tensor):
         mask = tensors.get("decoder_attention_mask")
         return text_tokens(context, facts.name, tensors["decoder_input_ids"], mask)
@@ -117,6 +120,11 @@ def _map_tower(
     if facts.kind in ("vision", "encoder") and family is not None:
         return family.vision(context, facts)
     return None
+
+
+def _gathers(facts: TowerFacts) -> bool:
+    """Whether the tower's queries are learned ones, whatever its kind (a Q-Former's cross part)."""
+    return bool(re.search(r"q_?former|perceiver_resampler|resampler", facts.path.lower()))
 
 
 def _contradicts(tokens: TowerTokens, facts: TowerFacts) -> bool:

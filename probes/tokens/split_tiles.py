@@ -1,0 +1,163 @@
+"""Images cut into equal tiles with one view of the whole: Idefics3, SmolVLM, InternVL, Gemma 3.
+
+Each canvas of the vision tower becomes a smaller grid of the language model, squares of patches
+merged into one position. Idefics3 and InternVL show the tiles first and the whole image last,
+Gemma 3 the whole image first. The whole image is tile 0 wherever it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes.tokens.context import Context, TowerFacts
+from probes.tokens.map import TowerTokens
+from probes.tokens.patches import Patches, Placement, grid
+from probes.tokens.vit import extras_of, vision_tokens
+
+Canvas = tuple[int, Placement]
+"""Index of the tile, and how the image lies on it."""
+
+
+def matches(context: Context) -> bool:
+    """Whether the image processor cuts images in one of these ways, and squares are merged."""
+    pixels = context.tensors.get("pixel_values")
+    return (
+        isinstance(pixels, Tensor)
+        and _way(context.image_processor) is not None
+        and merged_side(context) is not None
+    )
+
+
+def language(context: Context) -> list[Patches] | None:
+    """The merged grid of every canvas of each image."""
+    extras = extras_of(context)
+    merge = merged_side(context)
+    canvases = _canvases(context)
+    if extras is None or merge is None or canvases is None:
+        return None
+    rows, columns = context.tensors["pixel_values"].shape[-2:]
+    cell = (extras.patch[1] * merge, extras.patch[0] * merge)
+    shape = rows // cell[1], columns // cell[0]
+    return [
+        Patches.join([grid(*shape, cell, place, tile) for tile, place in mine]) for mine in canvases
+    ]
+
+
+def vision(context: Context, facts: TowerFacts) -> TowerTokens | None:
+    """One row per canvas, in the order of the images and, within one, of their canvases."""
+    canvases = _canvases(context)
+    if canvases is None:
+        return None
+    tiles = [(image, tile, place) for image, mine in enumerate(canvases) for tile, place in mine]
+    return vision_tokens(context, facts, tiles)
+
+
+def merged_side(context: Context) -> int | None:
+    """Patches on each side of a square that becomes one position of the language model."""
+    config = context.config
+    scale = getattr(config, "scale_factor", None)
+    if isinstance(scale, int):
+        return scale
+    ratio = getattr(config, "downsample_ratio", None)
+    if isinstance(ratio, float):
+        return round(1 / ratio)
+    count, vision = getattr(config, "mm_tokens_per_image", None), context.vision_config
+    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if isinstance(count, int) and isinstance(side, int) and isinstance(patch, int):
+        return side // patch // math.isqrt(count)
+    return None
+
+
+def _canvases(context: Context) -> list[list[Canvas]] | None:
+    pixels = context.tensors["pixel_values"]
+    way = _way(context.image_processor)
+    if way is None:
+        return None
+    found = [
+        way(context.image_processor, *context.image_sizes[image], pixels.shape[-1])
+        for image in range(context.images)
+    ]
+    return found if sum(len(mine) for mine in found) == _real(pixels) else None
+
+
+def _real(pixels: Tensor) -> int:
+    """Number of canvases that are no filling of the batch: models drop those of zeros alone."""
+    if pixels.ndim == 4:
+        return pixels.shape[0]
+    return int((pixels != 0).flatten(0, 1).flatten(1).any(-1).sum())
+
+
+def _way(processor: Any) -> Any:
+    if hasattr(processor, "split_images") and getattr(processor, "max_image_size", None):
+        return _of_rows_and_columns
+    if hasattr(processor, "crop_image_to_patches"):
+        return _of_best_canvas
+    if hasattr(processor, "pan_and_scan"):
+        return _of_pan_and_scan
+    return None
+
+
+def _tiled(
+    width: int, height: int, side: int, rows: int, columns: int, whole_first: bool = False
+) -> list[Canvas]:
+    whole = (0, Placement.stretched(width, height, (side, side)))
+    if rows * columns == 0:
+        return [whole]
+    large = Placement.stretched(width, height, (columns * side, rows * side))
+    tiles = [
+        (1 + row * columns + column, large.window(column * side, row * side))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return [whole, *tiles] if whole_first else [*tiles, whole]
+
+
+def _of_rows_and_columns(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+    """Idefics3 and SmolVLM: enlarged to whole tiles, as the processor itself tells."""
+    import numpy as np
+
+    if not getattr(processor, "do_image_splitting", False):
+        return _tiled(width, height, side, 0, 0)
+    blank = np.zeros((height, width, 3), dtype=np.uint8)
+    made = processor(images=[[blank]], return_row_col_info=True)
+    return _tiled(width, height, side, int(made["rows"][0][0]), int(made["cols"][0][0]))
+
+
+def _of_best_canvas(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+    """InternVL and GOT-OCR: the arrangement of tiles whose shape is nearest to the image's."""
+    if not getattr(processor, "crop_to_patches", False) or processor.max_patches <= 1:
+        return _tiled(width, height, side, 0, 0)
+    module = sys.modules[type(processor).__module__]
+    columns, rows = module.get_optimal_tiled_canvas(
+        (height, width), (side, side), processor.min_patches, processor.max_patches
+    )
+    if columns * rows == 1:
+        return _tiled(width, height, side, 0, 0)
+    return _tiled(width, height, side, rows, columns)
+
+
+def _of_pan_and_scan(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+    """Gemma 3: crops of long images, which the processor cuts out of a map of coordinates."""
+    whole = _tiled(width, height, side, 0, 0)
+    if not getattr(processor, "do_pan_and_scan", False):
+        return whole
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pil = any(base.__name__ == "PilBackend" for base in type(processor).__mro__)
+    positions = torch.stack([x, y, x])
+    crops = processor.pan_and_scan(
+        positions.numpy() if pil else positions[None],
+        processor.pan_and_scan_min_crop_size,
+        processor.pan_and_scan_max_num_crops,
+        processor.pan_and_scan_min_ratio_to_activate,
+    )
+    for index, crop in enumerate(crops):
+        corner = torch.as_tensor(crop).reshape(3, *crop.shape[-2:])[:, 0, 0].tolist()
+        high, wide = crop.shape[-2:]
+        place = Placement(width, height, corner[0], corner[1], wide / side, high / side)
+        whole.append((index + 1, place))
+    return whole

@@ -1,0 +1,316 @@
+"""Idefics3, SmolVLM, InternVL, Gemma 3, PaliGemma, Idefics2 and BLIP-2, against the real models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from planting import assert_found, entering, scene, silence
+from small_tokenizers import word_tokenizer
+from torch import nn
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Idefics2Config,
+    Idefics2ForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from probes.tokens import ROLES, TowerFacts, map_tokens
+
+IMAGE = 4
+TEXT = {"hidden_size": 20, "intermediate_size": 18, "num_hidden_layers": 1, "vocab_size": 40}
+TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
+SEEING = {"hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 1}
+SEEING |= {"num_attention_heads": 2, "image_size": 20, "patch_size": 5}
+
+
+@dataclass
+class Case:
+    """A family: its model, its image processor, and how images are given to it."""
+
+    model: nn.Module
+    processor: Any
+    layers: str
+    language: str
+    per_canvas: int
+    nested: bool = False
+
+    def tensors(self, images: list) -> dict[str, Any]:
+        given = [[image] for image in images] if self.nested else images
+        made = dict(self.processor(images=given, return_tensors="pt"))
+        pixels = made["pixel_values"]
+        counts = made.pop("num_patches", None)
+        crops = made.pop("num_crops", None)
+        made.pop("rows", None), made.pop("cols", None)
+        if crops is not None:
+            counts = torch.as_tensor(crops) + 1
+        if counts is None and pixels.ndim == 5:
+            counts = (pixels != 0).flatten(2).any(-1).sum(-1)
+        if counts is None:
+            counts = torch.ones(len(images), dtype=torch.long)
+        tokenizer = word_tokenizer("<image>")
+        texts = [f"{'<image> ' * (int(n) * self.per_canvas)}what is this" for n in counts]
+        rows = [tokenizer(text)["input_ids"] for text in texts]
+        longest = max(len(row) for row in rows)
+        made["input_ids"] = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        made["attention_mask"] = (made["input_ids"] != 0).long()
+        return made
+
+    def map(self, images: list, made: dict[str, Any]):
+        return map_tokens(
+            self.model,
+            self.processor,
+            made,
+            ["language", TowerFacts("vision", path=f"{self.layers}.*")],
+            tokenizer=word_tokenizer("<image>"),
+            image_sizes=[image.size for image in images],
+        )
+
+
+def idefics3(split: bool = True) -> Case:
+    config = Idefics3Config(
+        vision_config=SEEING,
+        text_config=TEXT | {"model_type": "llama"},
+        image_token_id=IMAGE,
+        scale_factor=2,
+    )
+    processor = Idefics3ImageProcessorPil(
+        size={"longest_edge": 60}, max_image_size={"longest_edge": 20}, do_image_splitting=split
+    )
+    model = Idefics3ForConditionalGeneration(config)
+    return Case(model, processor, "model.vision_model.encoder.layers", "model.text_model", 4, True)
+
+
+def smolvlm() -> Case:
+    config = SmolVLMConfig(
+        vision_config=SEEING,
+        text_config=TEXT | {"model_type": "llama"},
+        image_token_id=IMAGE,
+        scale_factor=2,
+    )
+    processor = SmolVLMImageProcessorPil(
+        size={"longest_edge": 40}, max_image_size={"longest_edge": 20}
+    )
+    model = SmolVLMForConditionalGeneration(config)
+    return Case(model, processor, "model.vision_model.encoder.layers", "model.text_model", 4, True)
+
+
+def internvl(crops: bool = True) -> Case:
+    seeing = SEEING | {"image_size": [20, 20], "patch_size": [5, 5]}
+    config = InternVLConfig(
+        vision_config=seeing,
+        text_config=TEXT | {"model_type": "qwen2"},
+        image_token_id=IMAGE,
+        downsample_ratio=0.5,
+    )
+    processor = GotOcr2ImageProcessorPil(
+        size={"height": 20, "width": 20}, crop_to_patches=crops, max_patches=6
+    )
+    model = InternVLForConditionalGeneration(config)
+    return Case(model, processor, "model.vision_tower.encoder.layer", "model.language_model", 4)
+
+
+def gemma3(scan: bool = True) -> Case:
+    config = Gemma3Config(
+        vision_config=SEEING | {"vision_use_head": False},
+        text_config=TEXT | {"head_dim": 8},
+        image_token_index=IMAGE,
+        mm_tokens_per_image=4,
+    )
+    processor = Gemma3ImageProcessorPil(
+        size={"height": 20, "width": 20},
+        do_pan_and_scan=scan,
+        pan_and_scan_min_crop_size=30,
+        pan_and_scan_max_num_crops=4,
+        pan_and_scan_min_ratio_to_activate=1.2,
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    # The projection starts as zeros, through which nothing is seen.
+    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.3)
+    layers = "model.vision_tower.vision_model.encoder.layers"
+    return Case(model, processor, layers, "model.language_model", 4)
+
+
+def paligemma() -> Case:
+    config = PaliGemmaConfig(
+        vision_config=SEEING | {"vision_use_head": False, "model_type": "siglip_vision_model"},
+        text_config=TEXT | {"head_dim": 8, "model_type": "gemma"},
+        image_token_index=IMAGE,
+        projection_dim=20,
+    )
+    processor = SiglipImageProcessorPil(size={"height": 20, "width": 20})
+    model = PaliGemmaForConditionalGeneration(config)
+    layers = "model.vision_tower.vision_model.encoder.layers"
+    return Case(model, processor, layers, "model.language_model", 16)
+
+
+FAMILIES: dict[str, Callable[[], Case]] = {
+    "idefics3": idefics3,
+    "idefics3_whole": lambda: idefics3(False),
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "internvl_whole": lambda: internvl(False),
+    "gemma3": gemma3,
+    "gemma3_whole": lambda: gemma3(False),
+    "paligemma": paligemma,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_planted_patches_are_found(name):
+    torch.manual_seed(5)
+    case = FAMILIES[name]()
+    case.model.eval()
+    layers = _layers(case)
+    images = [scene(170, 80), scene(90, 100)]
+    tokens = case.map(images, case.tensors(images))
+    language, vision = tokens["language"], tokens["vision"]
+    assert (language.row[language.has_role("image")] >= 0).all(), "every image token has a place"
+    tiled = int(language.tile.max()) > 0
+    assert tiled == (name not in ("idefics3_whole", "internvl_whole", "gemma3_whole", "paligemma"))
+    silence(layers)
+
+    def enter(module):
+        return lambda changed: entering(case.model, module, case.tensors(changed))
+
+    assert_found(vision, images, enter(layers[0]), count=9)
+    assert_found(language, images, enter(case.model.get_submodule(case.language)), count=9)
+
+
+def _layers(case: Case) -> nn.Module:
+    try:
+        return case.model.get_submodule(case.layers)
+    except AttributeError:
+        case.layers = case.layers.replace(".vision_model", "")
+        return case.model.get_submodule(case.layers)
+
+
+def idefics2(split: bool) -> Case:
+    config = Idefics2Config(
+        vision_config=SEEING | {"image_size": 60},
+        text_config=TEXT | {"model_type": "mistral"},
+        perceiver_config={
+            "resampler_n_latents": 3,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 6,
+            "num_key_value_heads": 1,
+            "hidden_size": 20,
+        },
+        image_token_id=IMAGE,
+    )
+    processor = Idefics2ImageProcessorPil(
+        size={"shortest_edge": 30, "longest_edge": 50}, do_image_splitting=split
+    )
+    model = Idefics2ForConditionalGeneration(config)
+    return Case(model, processor, "model.vision_model.encoder.layers", "model.text_model", 3, True)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_idefics2_has_patches_in_vision_and_queries_in_language(split):
+    torch.manual_seed(5)
+    case = idefics2(split)
+    case.model.eval()
+    images = [scene(170, 90), scene(90, 110)]
+    made = case.tensors(images)
+    tokens = case.map(images, made)
+    language = tokens["language"]
+    queries = language.has_role("image")
+    assert queries.sum() == 2 * 3 * (5 if split else 1)
+    assert (language.row[queries] == -1).all() and torch.isnan(language.box[queries]).all()
+    tiles = [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [0] * 3 if split else [0] * 3
+    assert language.tile[queries & (language.example == 1)].tolist() == tiles
+    with torch.no_grad():
+        assert case.model(**made).logits.shape[1] == language.lengths[0]
+    vision = tokens["vision"]
+    assert vision.has_role("pad").sum() > 0
+    assert torch.isnan(vision.box[vision.has_role("pad")]).all()
+    layers = case.model.get_submodule(case.layers)
+    silence(layers)
+    assert_found(
+        vision,
+        images,
+        lambda changed: entering(case.model, layers[0], case.tensors(changed)),
+        count=9,
+    )
+
+
+def test_blip2_queries_stand_before_bos_and_have_no_place():
+    torch.manual_seed(5)
+    config = Blip2Config(
+        vision_config=SEEING,
+        qformer_config={
+            "hidden_size": 12,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 13,
+            "encoder_hidden_size": 12,
+            "vocab_size": 40,
+        },
+        text_config=TEXT
+        | {
+            "model_type": "opt",
+            "ffn_dim": 18,
+            "word_embed_proj_dim": 20,
+            "max_position_embeddings": 64,
+        },
+        num_query_tokens=3,
+        image_token_index=IMAGE,
+    )
+    model = Blip2ForConditionalGeneration(config).eval()
+    processor = Blip2Processor(
+        BlipImageProcessorPil(size={"height": 20, "width": 20}),
+        word_tokenizer("<image>", padding_side="left"),
+        num_query_tokens=3,
+    )
+    from probes.collate import collate
+    from probes.inputs import Example
+
+    examples = [
+        Example("a", question="what is this", answer="a circle", image=scene(80, 60)),
+        Example("b", question="what", answer="red", image=scene(60, 60)),
+    ]
+    made = collate(examples, processor, processor.tokenizer, kind="vision-language", config=config)
+    tokens = map_tokens(
+        model,
+        processor,
+        made.tensors,
+        ["language", "vision", TowerFacts("cross", path="qformer.encoder.layer.*.crossattention")],
+        image_sizes=made.image_sizes,
+    )
+    language = tokens["language"]
+    words = [ROLES[role] for role in language.role.tolist()]
+    length = int(language.lengths[0])
+    assert words[:length] == ["image"] * 3 + ["bos"] + ["text"] * 5
+    assert words[length:].count("image") == 3 and words[length:].count("bos") == 1
+    assert (language.row == -1).all()
+    starts = [made.tensors["input_ids"][row, start] for row, start in enumerate(made.answer_starts)]
+    tokenizer = processor.tokenizer
+    assert tokenizer.convert_ids_to_tokens(torch.stack(starts).tolist()) == ["a", "red"]
+    assert tokens["vision"].lengths.tolist() == [17, 17]
+    assert tokens["cross"].lengths.tolist() == [3, 3]
+    with torch.no_grad():
+        out = model(**made.tensors)
+    assert out.logits.shape[1] == length
+    assert out.vision_outputs.last_hidden_state.shape[1] == 17
