@@ -29,4 +29,5 @@ def load(source: Any, options: LoadOptions) -> Subject:
     refused = ("dtype", "device", "device_map", "revision", "quantization", "trust_remote_code")
     options.refuse("a TransformerBridge; give it to `boot_transformers`", *refused)
     processor = options.processor or getattr(source, "processor", None) or source.tokenizer
-    return Subject(source.original_model, processor, name=getattr(source.cfg, "model_name", "") or "bridge")
+    name = getattr(source.cfg, "model_name", "") or "bridge"
+    return Subject(source.original_model, processor, name=name)

@@ -70,7 +70,7 @@ def _torchvision_sentence(said: str) -> str:
     return (
         f"The installed torchvision {_version('torchvision')} does not fit torch "
         f"{_version('torch')} ({fact[:120]}). Install the torchvision that was built for this "
-        "torch, or run `pip uninstall torchvision`: only timm models need it."
+        "torch, or run `pip uninstall torchvision`: most models run without it."
     )
 
 

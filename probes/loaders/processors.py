@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from probes.load_error import LoadError
 from probes.loaders.explain import explained, torchvision_is_broken
 from probes.loading import LoadOptions
 
@@ -36,7 +35,7 @@ def find_processor(source: str, options: LoadOptions, name: str) -> tuple[Any, s
     if not text and not pictures:
         return None, f"Model {name!r} came without tokenizer and processor files"
     classes = _TOGETHER if text and pictures else _TEXT_ALONE if text else _PICTURES_ALONE
-    classes = (*classes, *(c for c in (*_PICTURES_ALONE, *_TEXT_ALONE) if c not in classes))
+    classes = (*classes, *(c for c in (*_TEXT_ALONE, *_PICTURES_ALONE) if c not in classes))
     first: Exception | None = None
     for class_name in classes:
         if class_name in _TEXT_ALONE and not text:
@@ -44,16 +43,20 @@ def find_processor(source: str, options: LoadOptions, name: str) -> tuple[Any, s
         if class_name in _PICTURES_ALONE and not pictures:
             continue
         try:
-            return _load(class_name, source, options), ""
+            return _load(class_name, source, options), _reason(name, first)
         except Exception as error:
             # Which class reads these files is found by trying; the first failure is the telling.
             if torchvision_is_broken(_said(error)) or "trust_remote_code" in str(error):
                 raise explained(error, name) from error
             first = first or error
-    assert first is not None
-    line = str(first).strip().splitlines()
-    reason = line[0].rstrip(".") if line else ""
-    return None, f"The processor of {name!r} cannot be loaded ({type(first).__name__}: {reason})"
+    return None, _reason(name, first)
+
+
+def _reason(name: str, error: Exception | None) -> str:
+    if error is None:
+        return ""
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"The processor of {name!r} cannot be loaded ({type(error).__name__}: {line})"
 
 
 def _load(class_name: str, source: str, options: LoadOptions) -> Any:
@@ -84,10 +87,3 @@ def _said(error: BaseException | None) -> str:
         lines.append(str(error))
         error = error.__cause__ or error.__context__
     return "\n".join(lines)
-
-
-def require(processor: Any, problem: str, what: str) -> Any:
-    """The processor, or the sentence that says what is missing."""
-    if processor is None:
-        raise LoadError(f"{problem or 'This model came without a processor'}, so {what}.")
-    return processor
