@@ -43,7 +43,8 @@ class Family:
         inputs: makes the tensors that the model is called with; batch 2 where possible.
         towers: what must be captured; empty where nothing can be.
         refused: parts of module paths that must be refused by name, and a word of the reason.
-        aside: parts of paths of modules whose softmax is no attention, such as a router.
+        aside: eager maps that are no attention or are refused: parts of paths, or "7x14" for
+            the number of queries and keys where one module makes both kinds.
         kinds: what is special: "gqa", "mla", "softcap", "sinks", "window", "position bias", ...
         change: last touch on a built model, such as a switch that only the module has.
         fast_path: PyTorch's transformer fast path is turned off by a tap: outputs to 1e-6.

@@ -217,7 +217,14 @@ FAMILIES = [
         layer_types=["sliding_attention", "full_attention"],
         **EXPERTS,
     ),
-    _family("diffllama", "DiffLlama", "two maps subtracted", base=GROUPED, seen=Seen(4, 6)),
+    _family(
+        "diffllama",
+        "DiffLlama",
+        "two calls per layer",
+        base=GROUPED,
+        seen=Seen(2, 12),
+        note="each map shows twice, once per half of the values",
+    ),
     _family(
         "bamba",
         "Bamba",
@@ -258,7 +265,7 @@ FAMILIES = [
         attention_window_size=5,
         head_dim=10,
         seen=Seen(1, 6),
-        refused={"temporal_block": "softmax"},
+        refused={"layers.0": "softmax"},
     ),
     _family(
         "qwen3_next",

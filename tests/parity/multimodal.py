@@ -337,7 +337,12 @@ FAMILIES = [
         },
         text_config=lambda: TEXT | {"cross_attention_layers": [1]},
         image_token_index=IMAGE_TOKEN,
-        towers={"vision": Seen(3, 4), "language": Seen(1, 6, 2), "cross": Seen(1, 6, 2)},
+        towers={
+            "vision": Seen(2, 4),
+            "vision_global_transformer": Seen(1, 4),
+            "language": Seen(1, 6, 2),
+            "cross": Seen(1, 6, 2),
+        },
     ),
     _lvlm(
         "blip_2",
@@ -361,7 +366,12 @@ FAMILIES = [
         ),
         num_query_tokens=5,
         image_token_index=IMAGE_TOKEN,
-        towers={"vision": Seen(2, 4), "resampler": Seen(3, 5), "language": Seen(2, 6)},
+        towers={
+            "vision": Seen(2, 4),
+            "resampler": Seen(2, 5),
+            "cross": Seen(1, 5),
+            "language": Seen(2, 6),
+        },
     ),
     _lvlm(
         "vilt",
@@ -386,7 +396,13 @@ FAMILIES = [
         r_layers=1,
         visual_feat_dim=20,
         max_position_embeddings=32,
-        towers={"language": Seen(3, 6), "vision": Seen(2, 6), "cross": Seen(2, 6)},
+        towers={
+            "language": Seen(2, 6),
+            "language_r_layers": Seen(1, 6),
+            "language_lang_self_att": Seen(1, 6),
+            "vision": Seen(1, 6),
+            "cross": Seen(2, 6),
+        },
     ),
     _lvlm(
         "visual_bert",
@@ -425,7 +441,14 @@ FAMILIES = [
             "patch_size": 7,
             "image_size": 28,
         },
-        towers={},
+        towers={
+            "language": Seen(2, 6),
+            "vision": Seen(2, 1),
+            "language_cross_modal_text_layers": Seen(1, 6),
+            "vision_cross_modal_image_layers": Seen(1, 6),
+            "cross": Seen(1, 6),
+            "cross_cross_modal_image_layers": Seen(1, 6),
+        },
     ),
     _lvlm(
         "git",
@@ -479,6 +502,6 @@ FAMILIES = [
         decoder_attention_heads=6,
         decoder_ffn_dim=68,
         max_position_embeddings=64,
-        towers={"language": Seen(2, 6), "cross": Seen(2, 6)},
+        towers={"decoder": Seen(2, 6), "cross": Seen(2, 6)},
     ),
 ]

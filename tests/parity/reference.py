@@ -2,9 +2,9 @@
 
 The eager implementation of every family calls one of PyTorch's softmax functions and multiplies
 the result with the values. Both are replaced for the time of one forward by functions that write
-down what they return, and fused attention (a few classes have no other) by its textbook formula.
-No lineage, no shapes guessed: the module that was running and the order of calls say which map it
-is, and a person said in the table of families how many there must be.
+down what passes, and fused attention (a few classes have no other) by its textbook formula.
+No lineage: the module that was running and the order of calls say which map it is, and a person
+said in the table of families how many there must be.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -37,57 +38,85 @@ _THIN = (nn.Softmax, nn.Dropout, nn.Identity)
 
 @dataclass
 class EagerMap:
-    """One softmax of an eager run.
+    """One softmax of an eager run that was multiplied with values.
 
     Attributes:
         path: module that was running.
-        pattern: what the softmax returned: ``[... query key]``.
-        z: what a product of it returned, ``None`` where none was seen.
+        pattern: what entered the product, ``[... query key]``: after talking heads and gates,
+            without the column of a learned sink.
+        z: what the product returned ``[... query width]``; ``None`` after an einsum.
     """
 
     path: str
     pattern: Tensor
-    z: Tensor | None = None
+    z: Tensor | None
 
 
-def eager_maps(model: nn.Module, tensors: dict[str, Any]) -> tuple[list[EagerMap], Any]:
-    """Softmax maps of three and more dimensions of one forward, in order, and the outputs."""
-    seen: list[EagerMap] = []
-    stack = [""]
-    depth = [0]
+class _Recorder:
+    def __init__(self) -> None:
+        self.maps: list[EagerMap] = []
+        self.stack = [""]
+        self._open: list[tuple[str, Tensor]] = []
+        self._depth = 0
 
-    def softmax(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def softmax(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def wrapped(*args: Any, **named: Any) -> Tensor:
-            depth[0] += 1
+            self._depth += 1
             try:
                 result = original(*args, **named)
             finally:
-                depth[0] -= 1
-            if depth[0] == 0 and result.ndim >= 3:
-                seen.append(EagerMap(stack[-1], result))
+                self._depth -= 1
+            if self._depth == 0 and result.ndim >= 3:
+                self._open = [entry for entry in self._open if entry[0] == self.stack[-1]]
+                self._open.append((self.stack[-1], result))
             return result
 
         return wrapped
 
-    def product(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def product(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def wrapped(*args: Any, **named: Any) -> Tensor:
             result = original(*args, **named)
             parts = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
-            places = {part.data_ptr() for part in parts if isinstance(part, Tensor)}
-            for one in seen[-2:]:
-                if one.z is None and one.pattern.data_ptr() in places:
-                    one.z = result
+            tensors = [part for part in parts if isinstance(part, Tensor)]
+            for position, operand in enumerate(tensors[:2]):
+                if self._is_pattern(operand):
+                    # A copy: some models add to the product in place afterwards.
+                    self.maps.append(
+                        _as_map(self.stack[-1], operand, result.clone(), position, args[0])
+                    )
+                    self._open.clear()
+                    break
             return result
 
         return wrapped
 
-    replaced = [(_SOFTMAX, softmax), (_PRODUCTS, product), (_FUSED, lambda _: plain_attention)]
-    with ExitStack() as open_contexts:
-        open_contexts.enter_context(_module_stack(model, stack))
-        for places, wrap in replaced:
-            open_contexts.enter_context(_replaced(places, wrap))
+    def _is_pattern(self, operand: Tensor) -> bool:
+        for path, softmax in self._open:
+            same = operand.data_ptr() == softmax.data_ptr()
+            # Talking heads and gates make a new tensor of the same shape in the same module.
+            if same or (path == self.stack[-1] and operand.shape == softmax.shape):
+                return True
+        return False
+
+
+def _as_map(path: str, operand: Tensor, result: Tensor, position: int, first: Any) -> EagerMap:
+    if isinstance(first, str):
+        return EagerMap(path, operand, None)
+    if position == 1:
+        return EagerMap(path, operand.mT, result.mT)
+    return EagerMap(path, operand, result)
+
+
+def eager_maps(model: nn.Module, tensors: dict[str, Any]) -> tuple[list[EagerMap], Any]:
+    """The attention maps of one forward, in order, and the outputs."""
+    recorder = _Recorder()
+    with ExitStack() as replaced:
+        replaced.enter_context(_module_stack(model, recorder.stack))
+        replaced.enter_context(_replaced(_SOFTMAX, recorder.softmax))
+        replaced.enter_context(_replaced(_PRODUCTS, recorder.product))
+        replaced.enter_context(_replaced(_FUSED, lambda _: plain_attention))
         outputs = run(model, tensors)
-    return seen, outputs
+    return recorder.maps, outputs
 
 
 def plain_attention(
@@ -112,16 +141,19 @@ def plain_attention(
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    pattern = functional.softmax(scores, dim=-1)
     empty = (scores == float("-inf")).all(-1, keepdim=True)
-    return torch.matmul(pattern.masked_fill(empty, 0.0) if empty.any() else pattern, value)
+    pattern = functional.softmax(scores, dim=-1).masked_fill(empty, 0.0)
+    return torch.matmul(pattern, value)
 
 
 def run(model: nn.Module, tensors: dict[str, Any]) -> Any:
     """One forward without gradients; families that draw numbers draw the same ones each time."""
+    # Without a cache, as a subject's forward runs it: fsmt computes something else with one.
+    takes_cache = "use_cache" in signature(model.forward).parameters
+    settings = {"use_cache": False} if takes_cache else {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return model(**tensors)
+        return model(**tensors, **settings)
 
 
 def flat_tensors(outputs: Any) -> list[Tensor]:
@@ -150,12 +182,16 @@ def _replaced(places: list[tuple[Any, str]], wrap: Callable[..., Any]) -> Iterat
 
 @contextmanager
 def _module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    def leave(*_: Any) -> None:
+        stack.pop()  # a hook that returned this would replace the module's output
+
     handles = []
     for path, module in model.named_modules():
-        if isinstance(module, _THIN):
-            continue
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: stack.append(path)))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+        if not isinstance(module, _THIN):
+            handles.append(
+                module.register_forward_pre_hook(lambda *_, path=path: stack.append(path))
+            )
+            handles.append(module.register_forward_hook(leave))
     try:
         yield
     finally:

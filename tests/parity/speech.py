@@ -194,7 +194,8 @@ FAMILIES = [
         },
         inputs=lambda: {"input_ids": ids(2, 11)},
         gain=0.7,
-        towers={"audio": Seen(2, 2)},
+        towers={"language": Seen(2, 2)},
+        note="its relative positions, kept as a band, are refused; the pattern has them in it",
     ),
     _speech(
         "time_series_transformer",

@@ -221,7 +221,7 @@ FAMILIES = [
             "attention_ratio": [2, 2, 2],
             "mlp_ratio": [2, 2, 2],
         },
-        seen=Seen(5, (2, 4, 4, 5, 5)),
+        towers={"vision": Seen(3, (2, 4, 5)), "vision_layers": Seen(2, (4, 5))},
         inputs=large,
     ),
     _vision(
@@ -245,7 +245,7 @@ FAMILIES = [
         "space and time",
         num_frames=3,
         inputs=lambda: {"pixel_values": numbers(2, 3, 3, 28, 28)},
-        seen=Seen(4, 6),
+        towers={"vision": Seen(2, 6), "vision_temporal_attention": Seen(2, 6)},
     ),
     _vision(
         "videomae",
@@ -278,6 +278,7 @@ FAMILIES = [
     _vision(
         "detr",
         "Detr",
+        gain=1.0,
         base={
             "d_model": 60,
             "encoder_layers": 2,
@@ -392,7 +393,7 @@ FAMILIES = [
         vision_config=lambda: CLIP_VISION,
         projection_dim=20,
         inputs=image_and_text,
-        towers=PAIR,
+        towers=PAIR | {"resampler": Seen(1, 6)},
         note="sdpa drops the causal mask of its text tower in transformers 5.23; built as eager",
     ),
     _vision(

@@ -1,0 +1,107 @@
+"""Families of transformers: what the tap sees equals what the model's own eager code computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from probes.load_error import LoadError
+
+from .families import FAMILIES
+from .family import Family, Heads
+from .measure import measure, subject_of
+from .reference import eager_maps, run
+
+CAPTURED = [family for family in FAMILIES if family.towers]
+REFUSED = [family for family in FAMILIES if not family.towers]
+
+_TOLERANCE = 1e-5
+_FAST_PATH_TOLERANCE = 1e-6
+
+
+def _named(families: list[Family]) -> list:
+    return [pytest.param(family, id=family.name) for family in families]
+
+
+def _each(heads: Heads, layers: int) -> tuple[int, ...]:
+    return heads if isinstance(heads, tuple) else (heads,) * layers
+
+
+@pytest.mark.parametrize("family", _named(CAPTURED))
+def test_a_tapped_family_equals_its_eager_self(family: Family) -> None:
+    parity = measure(
+        family.build(), family.build("eager"), family.inputs(), family.name, family.aside
+    )
+    seen = {
+        name: (tuple(tower.heads_by_layer.values()), _each(tower.kv_heads, len(tower.sites)))
+        for name, tower in parity.layout.towers.items()
+    }
+    expected = {
+        name: (_each(tower.heads, tower.layers), _each(tower.kv_heads or tower.heads, tower.layers))
+        for name, tower in family.towers.items()
+    }
+    assert seen == expected
+    for part, word in family.refused.items():
+        reasons = [r.reason for r in parity.layout.refusals if part in r.path]
+        assert any(word in reason for reason in reasons), parity.layout.refusals
+    assert not parity.unmatched
+    assert parity.maps >= sum(len(tower.sites) for tower in parity.layout.towers.values())
+    assert parity.pattern_error <= _TOLERANCE
+    assert parity.product_error <= _TOLERANCE
+    assert parity.z_error <= _TOLERANCE
+    assert parity.output_error <= (_FAST_PATH_TOLERANCE if family.fast_path else 0.0)
+    padded = "attention_mask" in family.inputs() and bool(
+        (family.inputs()["attention_mask"] == 0).any()
+    )
+    assert parity.empty_rows == 0 or padded
+
+
+@pytest.mark.parametrize("family", _named(REFUSED))
+def test_a_family_without_token_patterns_is_refused_by_name(family: Family) -> None:
+    subject, _ = subject_of(family.build(), family.inputs(), family.name)
+    assert subject.layout.towers == {}
+    for part, word in family.refused.items():
+        if part:
+            found = [r.reason for r in subject.layout.refusals if part in r.path]
+            assert any(word in reason for reason in found), subject.layout.refusals
+    with pytest.raises(LoadError, match="has no softmax attention between tokens"):
+        _ = subject.towers
+
+
+def test_the_table_covers_what_was_promised() -> None:
+    names = [family.name for family in FAMILIES]
+    assert len(names) == len(set(names))
+    assert len(CAPTURED) >= 60
+    kinds = {kind for family in CAPTURED for kind in family.kinds}
+    assert {"gqa", "mla", "softcap", "sinks", "window", "position bias", "alibi"} <= kinds
+    groups = {family.group for family in CAPTURED}
+    assert groups == {
+        "language",
+        "encoder",
+        "encoder-decoder",
+        "vision",
+        "pair",
+        "multimodal",
+        "speech",
+    }
+
+
+def test_the_reference_would_notice_a_wrong_pattern() -> None:
+    """The oracle must be able to fail: other weights give other patterns, far beyond 1e-5."""
+    family = next(f for f in FAMILIES if f.name == "llama")
+    other = family.build("eager")
+    other.get_submodule("model.layers.1.self_attn.q_proj").weight.data.mul_(1.01)
+    parity = measure(family.build(), other, family.inputs(), family.name)
+    assert not parity.unmatched
+    assert parity.pattern_error > 1e-3
+
+
+def test_the_reference_reads_what_output_attentions_gives() -> None:
+    """Where ``output_attentions`` is the per-head pattern, both oracles agree bit by bit."""
+    for name in ("gpt2", "qwen3", "bert", "vit"):
+        family = next(f for f in FAMILIES if f.name == name)
+        model = family.build("eager")
+        maps, _ = eager_maps(model, family.inputs())
+        given = run(model, family.inputs() | {"output_attentions": True}).attentions
+        assert len(given) == len(maps) == 2
+        for one, other in zip(given, maps, strict=True):
+            assert one.equal(other.pattern)
