@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes import operations as ops
-from probes.anatomy import OutputProjection, linear_map
+from probes.anatomy import OutputProjection
 from probes.attention_call import AttentionCall
 from probes.heads import Site
 from probes.interception import FollowedSoftmax, Surroundings
@@ -58,7 +58,7 @@ class ModuleRun:
     entered: Node | None
     input_shape: tuple[int, ...]
     left: Node | None = None
-    output: Tensor | None = None
+    read: Tensor | None = None
 
 
 @dataclass
@@ -162,6 +162,7 @@ class _Observer:
         self.runs.append(run)
         self.open_runs.append(run)
         if first is not None and _is_linear(module):
+            run.read = first
             self._meet_projection(first, module, path)
 
     def left(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -171,8 +172,8 @@ class _Observer:
                 first = next(ops.tensors_in(output), None)
                 if first is not None:
                     run.left = self.mode.lineage.of(first)
-                    run.output = first if path == "" or _is_linear(module) else None
                     self._verify_projection(run, first)
+                run.read = None
                 return
 
     def _meet_projection(self, x: Tensor, module: nn.Module, path: str) -> None:
@@ -196,10 +197,25 @@ class _Observer:
             if found is None or found.path != run.path or call.projected is not None:
                 continue
             call.projected = run.left
-            group = [other for other in self.calls if other.projection is found] or [call]
-            problem = _sum_of_heads_problem(found, group, run.module, output)
+            assert run.read is not None
+            bias = getattr(run.module, "bias", None)
+            problem = _sum_of_heads_problem(found, run.read, call.value_width, bias, output)
             if problem:
                 call.projection, call.projection_obstacle = None, problem
+
+    def meet_functional(self, x: Tensor, weight: nn.Parameter, bias: Any, output: Tensor) -> None:
+        """A linear map that reads z without its module being called (nn.MultiheadAttention)."""
+        calls = [self.calls[index] for index in self.mode.calls_behind(self.mode.lineage.of(x))]
+        if not calls or any(call.projection or call.projected for call in calls):
+            return
+        if not _reads_heads_side_by_side(x, calls, any_order=True):
+            return
+        found = OutputProjection("", weight, False)
+        problem = _sum_of_heads_problem(found, x, calls[0].value_width, bias, output)
+        for call in calls:
+            call.projected = self.mode.lineage.of(output)
+            call.projection = None if problem else found
+            call.projection_obstacle = problem
 
     def mark(self, output: Any) -> None:
         """Write the index of the calls just received onto the node of their output."""
@@ -239,6 +255,9 @@ class _Mode(LineageMode):
         output = super().__torch_function__(func, types, args, kwargs)
         if self._observer.pending:
             self._observer.mark(output)
+        if ops.name_of(func) == "linear" and len(args) > 1 and isinstance(args[1], nn.Parameter):
+            bias = args[2] if len(args) > 2 else (kwargs or {}).get("bias")
+            self._observer.meet_functional(args[0], args[1], bias, output)
         return output
 
     def calls_behind(self, node: Node) -> list[int]:
@@ -292,34 +311,39 @@ def _side_by_side(calls: list[ObservedCall]) -> Tensor | None:
     return z.transpose(1, 2).reshape(-1, z.shape[1] * z.shape[3])
 
 
-def _reads_heads_side_by_side(x: Tensor, calls: list[ObservedCall]) -> bool:
+def _reads_heads_side_by_side(
+    x: Tensor, calls: list[ObservedCall], *, any_order: bool = False
+) -> bool:
     z = _side_by_side(calls)
     if z is None or x.numel() != z.numel() or x.shape[-1] != z.shape[-1]:
         return False
-    return torch.equal(x.reshape(z.shape).float(), z.to(x.dtype).float())
+    if torch.equal(x.reshape(z.shape).float(), z.to(x.dtype).float()):
+        return True
+    if not any_order or len(calls) > 1:
+        return False
+    token_first = calls[0].z.permute(2, 0, 1, 3).reshape(z.shape)
+    return torch.equal(x.reshape(z.shape).float(), token_first.to(x.dtype).float())
 
 
 def _sum_of_heads_problem(
-    found: OutputProjection, calls: list[ObservedCall], module: nn.Module, output: Tensor
+    found: OutputProjection, z: Tensor, head_width: int, bias: Any, output: Tensor
 ) -> str:
-    z = _side_by_side(calls)
-    if z is None:
-        return f"{found.path} reads several calls at once"
-    heads = z.shape[-1] // calls[0].value_width
-    matrix = found.matrix(heads, calls[0].value_width).flatten(0, 1)
+    """Why the heads' contributions to ``output`` do not add up to it, empty if they do."""
+    z = z.reshape(-1, z.shape[-1]).float()
+    matrix = found.matrix(z.shape[-1] // head_width, head_width).flatten(0, 1)
+    name = found.path or "the projection"
     if matrix.shape[-1] != output.shape[-1]:
-        return f"{found.path} is not a plain linear map"
-    bias = getattr(module, "bias", None)
-    expected = z.float() @ matrix
+        return f"{name} is not a plain linear map"
+    expected = z @ matrix
     if isinstance(bias, Tensor):
         expected = expected + bias.detach().float()
     actual = output.reshape(-1, output.shape[-1]).float()
     if expected.shape != actual.shape:
-        return f"{found.path} changes the number of positions"
+        return f"{name} changes the number of positions"
     error = float((expected - actual).abs().amax() / actual.abs().amax().clamp_min(1e-12))
     tolerance = 1e-3 if output.dtype == torch.float32 else 5e-2
-    if error > tolerance:
-        return f"the heads' contributions do not add up to the output of {found.path} ({error:.1e})"
+    if not error <= tolerance:
+        return f"the heads' contributions do not add up to the output of {name} ({error:.1e})"
     return ""
 
 
@@ -336,6 +360,3 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     if not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
-
-
-__all__ = ["ObservedCall", "Observation", "run_observed", "autocast_dtype", "linear_map"]

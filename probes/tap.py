@@ -77,6 +77,9 @@ class Tap:
         self._mode: AttentionMode | None = None
         self._stack: ModuleStack | None = None
         self._handles: list[Any] = []
+        self._hooked = {
+            site: found.path for site, found in layout.anatomy.projections.items() if found.path
+        }
         self._by_path: dict[str, list[SiteLayout]] = defaultdict(list)
         for site in layout.sites:
             self._by_path[site.path].append(site)
@@ -113,15 +116,15 @@ class Tap:
             return True
         sites = {site for _, heads, _ in attached.edits for site in heads}
         sites |= attached.sites if attached.on_z is not None else set()
-        return any(site not in self.layout.anatomy.projections for site in sites)
+        return any(site not in self._hooked for site in sites)
 
     def _start(self, needs_mode: bool) -> None:
-        projections = {p.path for p in self.layout.anatomy.projections.values()}
+        projections = set(self._hooked.values())
         self._stack = ModuleStack(self.model, {*self._by_path, *projections})
         self._stack.__enter__()
         thread = threading.get_ident()
         for path in projections:
-            sites = [s for s, p in self.layout.anatomy.projections.items() if p.path == path]
+            sites = [site for site, where in self._hooked.items() if where == path]
             hook = self._projection_hook(path, sites, thread)
             module = self.model.get_submodule(path)
             self._handles.append(module.register_forward_pre_hook(hook))
@@ -338,7 +341,7 @@ class Tap:
                 attached.heard.add(call.site)
                 with torch.no_grad():
                     attached.on_call(call)
-            if attached.on_z is not None and call.site not in self.layout.anatomy.projections:
+            if attached.on_z is not None and call.site not in self._hooked:
                 attached.heard.add(call.site)
                 attached.on_z(call.site, call.z.transpose(1, 2), call.step)
 

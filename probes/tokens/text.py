@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,8 +36,9 @@ def text_tokens(
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask.detach().cpu()
     if mask.shape != ids.shape:
         mask = torch.ones_like(ids)
+    known = _Vocabulary.of(context)
     role = torch.stack(
-        [_roles(context, row, real.bool()) for row, real in zip(ids, mask, strict=True)]
+        [_roles(known, row, real.bool()) for row, real in zip(ids, mask, strict=True)]
     )
     count, length = ids.shape
     flat = ids.flatten()
@@ -116,48 +118,63 @@ def system_prompt_ids(tokenizer: Any) -> list[int]:
     return list(tokenizer(system, add_special_tokens=False)["input_ids"]) if system else []
 
 
-def _roles(context: Context, ids: Tensor, real: Tensor) -> Tensor:
-    tokenizer = context.tokenizer
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The ids that decide what role a token has."""
+
+    special: Tensor
+    system: list[int]
+    bos: int | None
+    cls: int | None
+    image: int | None
+
+    @classmethod
+    def of(cls, context: Context) -> _Vocabulary:
+        tokenizer = context.tokenizer
+        bos = getattr(tokenizer, "bos_token_id", None)
+        if tokenizer is None:
+            text = getattr(context.config, "text_config", None) or context.config
+            bos = getattr(text, "bos_token_id", None)
+        return cls(
+            special=torch.tensor(sorted(special_ids(tokenizer)), dtype=torch.long),
+            system=system_prompt_ids(tokenizer),
+            bos=bos if isinstance(bos, int) else None,
+            cls=getattr(tokenizer, "cls_token_id", None),
+            image=context.image_token_id,
+        )
+
+
+def _roles(known: _Vocabulary, ids: Tensor, real: Tensor) -> Tensor:
     role = torch.full_like(ids, ROLES.index("text"), dtype=torch.long)
-    positions = real.nonzero()[:, 0]
-    first = int(positions[0]) if len(positions) else len(ids)
-    system = _system_ids(context)
-    if system:
-        body = ids[first:].tolist()
-        skip = int(bool(body) and body[0] != system[0] and body[0] == _bos(context))
-        span = 0
-        while skip + span < len(body) and span < len(system) and body[skip + span] == system[span]:
-            span += 1
-        # A few shared first tokens are the frame of any turn, not this system prompt.
-        if span >= max(1, len(system) - 2):
-            role[first + skip : first + skip + span] = ROLES.index("system")
-    special = special_ids(tokenizer)
-    if special:
-        role[torch.isin(ids, torch.tensor(sorted(special)))] = ROLES.index("special")
-    if context.image_token_id is not None:
-        role[ids == context.image_token_id] = ROLES.index("image")
+    role[_system_span(known, ids, real)] = ROLES.index("system")
+    role[torch.isin(ids, known.special)] = ROLES.index("special")
+    if known.image is not None:
+        role[ids == known.image] = ROLES.index("image")
     # BLIP-2 and PaliGemma put the image before BOS.
     words = (real & (role != ROLES.index("image"))).nonzero()[:, 0]
-    first = int(words[0]) if len(words) else len(ids)
-    if first < len(ids):
-        if int(ids[first]) == _bos(context):
-            role[first] = ROLES.index("bos")
-        elif int(ids[first]) == getattr(tokenizer, "cls_token_id", None):
-            role[first] = ROLES.index("cls")
+    if len(words):
+        first = int(ids[words[0]])
+        if first == known.bos:
+            role[words[0]] = ROLES.index("bos")
+        elif first == known.cls:
+            role[words[0]] = ROLES.index("cls")
     role[~real] = ROLES.index("pad")
     return role
 
 
-def _bos(context: Context) -> int | None:
-    found = getattr(context.tokenizer, "bos_token_id", None)
-    if found is None and context.tokenizer is None:
-        text = getattr(context.config, "text_config", context.config)
-        found = getattr(text, "bos_token_id", None)
-    return found if isinstance(found, int) else None
-
-
-def _system_ids(context: Context) -> list[int]:
-    return system_prompt_ids(context.tokenizer) if context.tokenizer is not None else []
+def _system_span(known: _Vocabulary, ids: Tensor, real: Tensor) -> slice:
+    """Where a row begins with the template's system prompt; empty if it does not."""
+    positions = real.nonzero()[:, 0]
+    if not known.system or not len(positions):
+        return slice(0, 0)
+    first = int(positions[0])
+    if int(ids[first]) == known.bos and known.system[0] != known.bos:
+        first += 1
+    body, span = ids[first:].tolist(), 0
+    while span < min(len(body), len(known.system)) and body[span] == known.system[span]:
+        span += 1
+    # The last token may have merged with what follows; fewer are the frame of any other turn.
+    return slice(first, first + span) if span >= max(1, len(known.system) - 1) else slice(0, 0)
 
 
 def _patches_of(
