@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class Tally:
             | {"inputs": inputs, "value": self._sums.value, "ci_low": low, "ci_high": high}
             | {"n": self._sums.n, "null_low": null_low, "null_high": null_high}
         )
-        order = self._order(columns)
+        order = self._order(columns, layers or ())
         return HeadTable(frame.iloc[order], layers or {})
 
     def profiles(self) -> pd.DataFrame:
@@ -128,20 +128,22 @@ class Tally:
         wide[:, index] = values
         return wide
 
-    def _order(self, columns: list[Column]) -> list[int]:
-        towers = {name: i for i, name in enumerate(dict.fromkeys(c.tower for c in columns))}
-        measures = {
-            key: i for i, key in enumerate(dict.fromkeys((c.measure, c.variant) for c in columns))
-        }
-        return sorted(
-            range(len(columns)),
-            key=lambda i: (
-                towers[columns[i].tower],
-                measures[columns[i].measure, columns[i].variant],
-                columns[i].layer,
-                columns[i].head,
-            ),
-        )
+    def _order(self, columns: list[Column], towers: Iterable[str]) -> list[int]:
+        """Tower by tower, measures as they came, the variants of a measure together."""
+        tower_rank = _ranks([*towers, *(c.tower for c in columns)])
+        measure_rank = _ranks(c.measure for c in columns)
+        variant_rank = _ranks((c.measure, c.variant) for c in columns)
+
+        def rank(index: int) -> tuple[int, ...]:
+            c = columns[index]
+            variant = variant_rank[c.measure, c.variant]
+            return tower_rank[c.tower], measure_rank[c.measure], variant, c.layer, c.head
+
+        return sorted(range(len(columns)), key=rank)
+
+
+def _ranks(values: Iterable[Any]) -> dict[Any, int]:
+    return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
 
 
 def tally_of(journal: Journal, plan: Mapping[str, Any]) -> Tally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from analysis.precision import plain, rounded
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 TOP = 3
 """Highest heads that a line keeps."""
 _GAP = 3
+_EVERY_VARIANT = {"role_mass"}
+"""Measures whose variants ask different questions, so that a short table shows them all."""
+_FORCED = 0.999
+"""Shares whose null is at least this say nothing: there is no other place to look."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,9 @@ class SummaryLine:
     Attributes:
         null: middle of the nulls of all heads; NaN where the measure has none.
         median: over heads.
+        spread: highest minus lowest value.
         top: the highest heads, as lines of the head table.
+        more: variants of the measure that a short summary leaves out.
     """
 
     tower: str
@@ -35,11 +42,14 @@ class SummaryLine:
     n: int
     null: float
     median: float
+    spread: float
     top: pd.DataFrame
+    more: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.measure} {self.variant}".strip()
+        more = f"(+{self.more})" if self.more else ""
+        return " ".join(part for part in (self.measure, self.variant, more) if part)
 
     def cells(self, heads: int = TOP) -> list[str]:
         """Text for `columns(heads)`: the measure, its unit, null, median and highest heads."""
@@ -48,9 +58,14 @@ class SummaryLine:
             self.unit,
             plain(self.null) if self.null == self.null else "–",
             plain(self.median),
-            *(_head_text(line) for line in self.top.to_dict("records")[:heads]),
-            *[""] * (heads - len(self.top)),
+            *self._highest(heads),
         ]
+
+    def _highest(self, heads: int) -> list[str]:
+        if self.spread == 0:
+            return ["all heads alike", *[""] * (heads - 1)]
+        texts = [_head_text(line) for line in self.top.to_dict("records")[:heads]]
+        return texts + [""] * (heads - len(texts))
 
     def record(self) -> dict[str, Any]:
         """The line as JSON-able values."""
@@ -103,10 +118,24 @@ def summarise(heads: HeadTable) -> dict[str, list[SummaryLine]]:
                 int(known["n"].max()),
                 float(((known["null_low"] + known["null_high"]) / 2).median()),
                 float(known["value"].median()),
+                float(known["value"].max() - known["value"].min()),
                 known.nlargest(TOP, "value"),
             )
         )
     return found
+
+
+def shortened(lines: Sequence[SummaryLine]) -> list[SummaryLine]:
+    """One line per measure where that is enough: its first variant, and how many more it has."""
+    counts = Counter(line.measure for line in lines)
+    kept: dict[Any, SummaryLine] = {}
+    for line in lines:
+        if line.measure in _EVERY_VARIANT:
+            if not line.null >= _FORCED:
+                kept[line.measure, line.variant] = line
+        elif line.measure not in kept:
+            kept[line.measure] = replace(line, more=counts[line.measure] - 1)
+    return list(kept.values())
 
 
 def tower_title(heads: HeadTable, tower: str) -> str:

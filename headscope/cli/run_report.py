@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headscope.cli.screen import columns_of_terminal, print_json, print_lines, print_table
+from headscope.cli.screen import (
+    columns_of_terminal,
+    print_json,
+    print_lines,
+    print_table,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from analysis.run_folder import Run
@@ -12,12 +18,12 @@ if TYPE_CHECKING:
 _REASONS_SHOWN = 3
 
 
-def print_run(run: Run, as_json: bool) -> None:
+def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
     """Print what a run holds: its state, a table per tower, what was left out and why."""
     if as_json:
         print_json(_record(run))
         return
-    from headscope.summary import columns, heads_that_fit, summarise, tower_title
+    from headscope.summary import columns, heads_that_fit, shortened, summarise, tower_title
 
     plan = run.plan
     model = plan["model"]
@@ -29,15 +35,19 @@ def print_run(run: Run, as_json: bool) -> None:
     lines = summarise(run.heads) if run.shards[0] or run.finished else {}
     for tower, rows in lines.items():
         print_lines("")
+        rows = rows if every_variant else shortened(rows)
         shown = heads_that_fit(rows, columns_of_terminal())
         cells = [row.cells(shown) for row in rows]
         print_table(tower_title(run.heads, tower), columns(shown), cells, wraps=False)
     if lines:
         print_lines(
+            "",
             "± is half of the 95 % bootstrap interval over examples. The null is the same measure",
             "with equal weight on every allowed key, or what its page in docs/measures says.",
         )
-    print_lines(*_left_out(run))
+        if not every_variant:
+            print_lines(f"(+N): N more variants, with `headscope show {run.path} --all`.")
+    print_lines(*wrapped(_left_out(run)))
 
 
 def _state(run: Run) -> str:
@@ -56,11 +66,13 @@ def _left_out(run: Run) -> list[str]:
         lines += [f"  {item['id']}: {item['reason']}" for item in skipped[:_REASONS_SHOWN]]
         if len(skipped) > _REASONS_SHOWN:
             lines.append(f"  and {len(skipped) - _REASONS_SHOWN} more, in manifest.json")
-    by_tower: dict[str, list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for entry in (run.manifest or {}).get("not_measured", []):
-        by_tower.setdefault(entry["tower"], []).append(entry["measure"])
-    for tower, names in by_tower.items():
-        lines.append(f"Not measured in {tower}: {', '.join(names)}. Why: manifest.json.")
+        # Measures that share a reason begin its sentence with their own name.
+        why = entry["reason"].removeprefix(entry["measure"]).strip()
+        by_reason.setdefault((entry["tower"], why), []).append(entry["measure"])
+    for (tower, why), names in by_reason.items():
+        lines.append(f"Not measured in {tower}: {', '.join(names)}: {why}")
     for name, section in run.sections.items():
         lines.append(f"Section {name}: {'finished' if section.finished else 'unfinished'}.")
     altered = run.altered()

@@ -54,12 +54,34 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(table)
+    print_lines(*(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
 def columns_of_terminal() -> int:
     """How wide stdout is."""
     return console().width
+
+
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Lines broken at words to the width of stdout, continued with their own indent."""
+    import textwrap
+
+    width = columns_of_terminal()
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        or [""]
+    ]
 
 
 def print_lines(*lines: str) -> None:
