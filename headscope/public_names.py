@@ -15,7 +15,7 @@ PUBLIC = {
     "Site": "probes.heads:Site",
     "Subject": "probes.subject:Subject",
     "capture": "probes.capture:capture",
-    "edit": "probes.edits:edit",
+    "edit": "probes.edits.apply:edit",
     "edits": "probes.edits",
     "figures": "dashboard.figures",
     "load": "probes.loading:load",
