@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.inputs import Example
 
-DESCRIBE = "Describe the image."
+DESCRIBE = "Describe the scene."
 """Asked of a language-vision model when an example is an image and nothing else."""
 
 

@@ -84,12 +84,17 @@ def token_texts(tokenizer: Any, ids: Tensor) -> tuple[str, ...]:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that are not text: those the tokenizer names and those it added as such."""
+    """Ids of the tokens that are not text: those the tokenizer names and those it added as such.
+
+    An unknown word is a word: its token counts as text, unless it also ends texts (GPT-2).
+    """
     if tokenizer is None:
         return set()
     named = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or []}
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    return named | {int(i) for i, token in added.items() if getattr(token, "special", False)}
+    found = named | {int(i) for i, token in added.items() if getattr(token, "special", False)}
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "sep")}
+    return found - ({getattr(tokenizer, "unk_token_id", None)} - others)
 
 
 def system_prompt_ids(tokenizer: Any) -> list[int]:
