@@ -20,6 +20,9 @@ from probes.heads import Site
 
 T = TypeVar("T")
 
+_FEATURE_MULTIPLE = 4
+"""Products with 3 columns take longer than with 4 (measured, MKL on AVX-512)."""
+
 
 class TileView:
     """A tile whose rows that do not count (padding) are zero.
@@ -239,6 +242,8 @@ class CallView:
         def stack() -> Tensor:
             weights = [w.float() for w, _ in self._products.values()]
             batch = max(w.shape[0] for w in weights)
+            spare = -len(weights) % _FEATURE_MULTIPLE
+            weights += [torch.zeros_like(weights[0])] * spare
             return torch.stack([w.expand(batch, -1) for w in weights], dim=1).contiguous()
 
         return self.plan.memo(("features", *self._products), stack)
@@ -259,11 +264,11 @@ class CallView:
         weights = [read(view) for read, _ in self._pairs.values()]
         for place in range(view.pattern.shape[0]):
             matrix = torch.stack([w[place if w.shape[0] > 1 else 0] for w in weights], dim=-2)
-            # [row head key] @ [row key pair]: every query has weights of its own.
-            pattern = view.pattern[place].transpose(0, 1)
-            product = torch.bmm(pattern, matrix.transpose(1, 2))
+            # [row pair key] @ [row key head]: every query has weights of its own.
+            pattern = view.pattern[place].permute(1, 2, 0)
+            product = torch.bmm(matrix, pattern)
             for index, (_, target) in enumerate(self._pairs.values()):
-                target.values[view.batch][place][:, view.rows] = product[..., index].T
+                target.values[view.batch][place][:, view.rows] = product[:, index].T
 
     def _multiply_columns(self, view: TileView) -> None:
         batch, heads, rows, _ = view.pattern.shape

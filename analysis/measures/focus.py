@@ -32,7 +32,7 @@ class ColumnNorm:
     def start(self, call: CallView) -> Finish:
         if call.step:
             return _nothing
-        squares = call.columns("squares", lambda tile: tile.squared.sum(-2))
+        squares = call.columns("squares", _column_squares)
 
         def finish() -> Iterator[Score]:
             plan = call.plan
@@ -83,6 +83,12 @@ class Overfocus:
                 yield Score("adl", plan.sum_blocks(cosine), plan.count_blocks())
 
         return finish
+
+
+def _column_squares(tile: TileView) -> Tensor:
+    """Float ``[batch head key]``. As a product: a sum over rows takes twice as long."""
+    batch, heads, rows, _ = tile.pattern.shape
+    return (tile.pattern.new_ones(batch, heads, 1, rows) @ tile.squared)[..., 0, :]
 
 
 def _large(call: CallView, tile: TileView) -> Tensor:

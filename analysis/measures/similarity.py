@@ -9,16 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.call_view import CallView, TileView
+from analysis.call_view import CallView, TileView, inverse_root
 from analysis.measure import Finish, MeasureContext, Score
 
 
 @dataclass(frozen=True)
 class HeadSimilarity:
-    """Mean cosine between a head's whole pattern and those of the other heads, 0 to 1.
+    """Mean over queries of the mean cosine between a head's row and the other heads' rows, 0 to 1.
 
-    Per sequence, then the mean over sequences. Null: the cosine between the uniform pattern and
-    the other heads.
+    Null: the cosine between the uniform row and the other heads' rows.
     """
 
     name: str = "head_similarity"
@@ -35,55 +34,33 @@ class HeadSimilarity:
         )
 
     def start(self, call: CallView) -> Finish:
-        if call.step:
-            return lambda: ()
-        plan = call.plan
-        gram = torch.zeros(
-            plan.blocks, call.heads, call.heads, dtype=torch.float64, device=plan.device
-        )
-        call.each(lambda tile: _add_products(call, tile, gram))
-        seen = call.read_counts
+        # With u = row / |row|: the cosines of head h with all heads sum to u_h . sum_g u_g, so the
+        # sum over heads is a feature of (query, key) like any other.
+        products = call.pair_product("sum of directions", _sum_of_directions)
+        squared = call.rows("squared_norm", lambda tile: tile.squared_norm)
+        others = call.heads - 1
 
         def finish() -> Iterator[Score]:
-            squared = gram.diagonal(dim1=-2, dim2=-1)
-            norm = squared.sqrt().clamp_min(1e-150)
-            cosine = gram / (norm[..., None] * norm[:, None])
-            others = (cosine.sum(-1) - cosine.diagonal(dim1=-2, dim2=-1)) / (call.heads - 1)
-            # A row of the uniform pattern has n weights 1 / n: its product with any row that sums
-            # to 1 is 1 / n, and so is its square.
-            inverse = 1 / seen.clamp_min(1)
-            flat = plan.memo("uniform squares", lambda: _by_block(call, inverse))
-            to_uniform = flat.sqrt()[:, None] / norm
-            null = (to_uniform.sum(-1, keepdim=True) - to_uniform) / (call.heads - 1)
-            count = plan.count_blocks()
-            yield Score(
-                "", plan.sum_blocks(others), count,
-                null=(plan.sum_blocks(null), count.expand(-1, call.heads)),
-            )  # fmt: skip
+            inverse = inverse_root(squared.values.double())
+            cosines = (products.values * inverse - 1) / others
+            total, count = call.mean_over_queries(cosines)
+            # A uniform row has n weights 1 / n: its product with a row that sums to 1 is 1 / n,
+            # and its norm is 1 / sqrt(n).
+            to_uniform = inverse / call.read_counts.clamp_min(1).sqrt()[:, None]
+            of_others = (to_uniform.sum(1, keepdim=True) - to_uniform) / others
+            yield Score("", total, count, null=call.mean_over_queries(of_others))
 
         return finish
 
 
-def _add_products(call: CallView, tile: TileView, gram: Tensor) -> None:
-    plan = call.plan
-    if plan.single:
-        flat = tile.pattern.flatten(2)
-        gram[tile.batch] += flat @ flat.transpose(1, 2)
-        return
-    blocks = plan.query_block[tile.batch, tile.rows]
-    for row in range(blocks.shape[0]):
-        for block in blocks[row].unique().tolist():
-            if block >= 0:
-                flat = tile.pattern[row][:, blocks[row] == block].flatten(1)
-                gram[block] += flat @ flat.T
-
-
-def _by_block(call: CallView, values: Tensor) -> Tensor:
-    """Float64 ``[block]``: the sum of ``[batch query]`` over the counted queries of a block."""
-    plan = call.plan
-    total = torch.zeros(plan.blocks + 1, dtype=torch.float64, device=plan.device)
-    kept = values.masked_fill(~plan.used, 0.0).flatten()
-    return total.index_add_(0, plan.query_block.flatten() % (plan.blocks + 1), kept)[:-1]
+def _sum_of_directions(tile: TileView) -> Tensor:
+    """Float ``[batch row key]``: the sum over heads of row / |row|."""
+    weights = tile.inverse_norm
+    parts = [
+        torch.bmm(weights[place].T.contiguous()[:, None], tile.pattern[place].transpose(0, 1))[:, 0]
+        for place in range(weights.shape[0])
+    ]
+    return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
 HEAD_SIMILARITY = HeadSimilarity()

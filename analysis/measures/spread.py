@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -127,7 +128,7 @@ def _runs(sinks: Tensor) -> list[list[tuple[int, int]]] | None:
     found = []
     for row in sinks.tolist():
         edges = [-1, *(index for index, sink in enumerate(row) if sink), len(row)]
-        pairs = zip(edges[:-1], edges[1:], strict=True)
+        pairs = pairwise(edges)
         found.append([(a + 1, b) for a, b in pairs if b > a + 1])
     return None if any(len(runs) > _MOST_RUNS for runs in found) else found
 
