@@ -120,38 +120,55 @@ def descends_from_product(node: Node) -> bool:
     return False
 
 
-def projected_from(node: Node) -> tuple[list[Node], list[Node]]:
-    """The nodes that a query or key was projected from, and weights that it starts from.
+def entering(node: Node, scope: str) -> tuple[list[Node], bool]:
+    """What a query or key was projected from, where it entered the module ``scope``.
 
-    Walks up to the first projection on every path and returns what went into it, widened by the
-    element-wise functions and norms before it (position embeddings are added there).
+    Returns the tensors from outside of the module that reach ``node`` through a projection, and
+    whether there is any projection between them. Tensors that join later (rotary tables) are left
+    out, so that query and key share a source only if both were made from it.
     """
-    sources: list[Node] = []
-    weights: list[Node] = []
-    seen: set[int] = set()
-    queue = [node]
+    found: dict[int, Node] = {}
+    projected = False
+    seen: set[tuple[int, bool]] = set()
+    queue = [(node, False)]
+    while queue:
+        here, after = queue.pop()
+        if (id(here), after) in seen:
+            continue
+        seen.add((id(here), after))
+        if not here.parents or not _inside(here.path, scope):
+            if after:
+                found[id(here)] = here
+            continue
+        if here.kind == "projection" and not here.square:
+            projected = True
+            activations = [parent for parent in here.parents if parent.kind != "weight"]
+            queue.extend((parent, True) for parent in activations or here.parents[:1])
+            continue
+        queue.extend((parent, after) for parent in here.parents)
+    return list(found.values()), projected
+
+
+def made_from_one_tensor(ones: list[Node], others: list[Node]) -> bool:
+    """Whether two sets of tensors are pieces or poolings of one (chunks, pooled queries)."""
+    return bool(_local_ancestors(ones) & _local_ancestors(others))
+
+
+def _local_ancestors(nodes: list[Node]) -> set[int]:
+    found: set[int] = set()
+    queue = list(nodes)
     while queue:
         here = queue.pop()
-        if id(here) in seen:
+        if id(here) in found or here.kind in ("weight", "input"):
             continue
-        seen.add(id(here))
-        if here.kind == "projection":
-            activations = [parent for parent in here.parents if parent.kind != "weight"]
-            sources.extend(activations)
-            weights.extend(() if activations else here.parents[:1])
-            continue
-        if here.kind == "weight":
-            weights.append(here)
-            continue
-        if here.kind == "input":
-            sources.append(here)
-            continue
-        queue.extend(here.parents)
-    widened: dict[int, Node] = {}
-    for source in sources:
-        for found in _widen(source):
-            widened[id(found)] = found
-    return list(widened.values()), weights
+        found.add(id(here))
+        if here.kind in (*LOCAL, "norm"):
+            queue.extend(here.parents)
+    return found
+
+
+def _inside(path: str, scope: str) -> bool:
+    return scope == "" or path == scope or path.startswith(f"{scope}.")
 
 
 def heads_before_repeat(node: Node, heads: int) -> int:
@@ -172,19 +189,6 @@ def heads_before_repeat(node: Node, heads: int) -> int:
         if here.kind in ("shape", "join"):
             queue.extend(here.parents)
     return heads
-
-
-def _widen(node: Node) -> list[Node]:
-    reached: dict[int, Node] = {}
-    queue = [node]
-    while queue:
-        here = queue.pop()
-        if id(here) in reached or here.kind == "weight":
-            continue
-        reached[id(here)] = here
-        if here.kind in (*LOCAL, "norm"):
-            queue.extend(here.parents)
-    return list(reached.values())
 
 
 class LineageMode(AttentionMode):

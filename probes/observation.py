@@ -14,7 +14,7 @@ from probes.anatomy import OutputProjection
 from probes.attention_call import AttentionCall
 from probes.heads import Site
 from probes.interception import FollowedSoftmax, Surroundings
-from probes.lineage import LineageMode, Node, heads_before_repeat, projected_from
+from probes.lineage import LineageMode, Node, entering, heads_before_repeat, made_from_one_tensor
 from probes.module_stack import ModuleStack
 from probes.raw_attention import RawAttention
 
@@ -139,13 +139,26 @@ class _Observer:
         self.pending.append(len(self.calls) - 1)
 
     def _sources(self, raw: RawAttention) -> tuple[bool, bool]:
+        """Whether keys come from another sequence than queries, and whether queries are weights.
+
+        Looked at in the module that makes the call; in the one around it where the projections
+        are there, and so on.
+        """
         pair = self.mode.query_and_key
         if pair is None:
             return False, False
-        (from_query, query_weights), (from_key, _) = (projected_from(node) for node in pair)
-        shared = {id(node) for node in from_query} & {id(node) for node in from_key}
-        learned = bool(query_weights) and not from_query
-        return not shared and bool(from_key), learned or (not shared and not from_query)
+        scope = self.stack.top
+        while True:
+            (from_query, query_projected), (from_key, key_projected) = (
+                entering(node, scope) for node in pair
+            )
+            if query_projected and key_projected and from_query and from_key or not scope:
+                break
+            scope = scope.rpartition(".")[0]
+        same = {id(node) for node in from_query} & {id(node) for node in from_key}
+        shared = bool(same) or made_from_one_tensor(from_query, from_key)
+        learned = all(node.kind == "weight" for node in from_query)
+        return not shared and bool(from_key), learned and not shared
 
     def _kv_heads(self, raw: RawAttention) -> int:
         seen = raw.value.shape[1]
@@ -284,8 +297,9 @@ def _product_behind(node: Node) -> tuple[Node, Node] | None:
             continue
         seen.add(id(here))
         if here.kind == "product":
-            operands = [parent for parent in here.parents if parent.kind != "weight"]
-            return (operands[0], operands[1]) if len(operands) >= 2 else None
+            # baddbmm has its bias first.
+            operands = [parent for parent in here.parents if parent.kind != "weight"][-2:]
+            return (operands[0], operands[1]) if len(operands) == 2 else None
         if here.kind not in ("input", "weight", "attention"):
             queue.extend(here.parents)
     return None

@@ -24,7 +24,9 @@ _ATTENTION_CLASS = re.compile(
 )
 _NOT_ATTENTION = re.compile(
     r"norm|mlp|output|dropout|embed|pool|mask|rotary|linear$|conv\dd|gate$|cache|moe|router|"
-    r"feedforward|intermediate|projection|activation|bias",
+    r"feedforward|intermediate|projection|activation|bias|"
+    # Blocks and stacks: the module inside them is the one to name.
+    r"layer$|encoder$|decoder$|(?<!recurrent)block$",
     re.IGNORECASE,
 )
 _FLOAT32_MISMATCH = 1e-4

@@ -28,6 +28,13 @@ _MODALITY = {
 }
 
 
+_SIDES = ("encoder", "decoder")
+_SAY_LITTLE = frozenset(
+    "* self att attn attention self_attn self_attention layer layers block blocks module".split()
+)
+"""Parts of paths that do not tell one tower from another."""
+
+
 @dataclass
 class _Layer:
     """The calls that make up one run of one attention module."""
@@ -159,23 +166,30 @@ def _layer_indices(model: nn.Module, stack: list[_Layer]) -> tuple[list[int], in
     return indices, max(len(list(parent.children())), max(indices) + 1)
 
 
+def _before(shape: str, side: str) -> str | None:
+    """What stands before ``encoder`` or ``decoder`` in a path, None if neither does."""
+    parts = shape.split(".")
+    return ".".join(parts[: parts.index(side)]) if side in parts else None
+
+
 class _Namer:
     """Gives each stack the name of what it is; a second of a kind gets its module's name."""
 
     def __init__(self, model: nn.Module, templates: list[str], inputs: set[str]) -> None:
         self.model, self.inputs = model, inputs
         self.taken: set[str] = set()
-        joined = " ".join(templates)
-        config = getattr(model, "config", None)
-        both = bool(re.search(r"(^|\W)encoder", joined) and re.search(r"(^|\W)decoder", joined))
-        self.two_sided = bool(getattr(config, "is_encoder_decoder", False)) or both
+        sides = {side: {_before(shape, side) for shape in templates} for side in _SIDES}
+        both = sides["encoder"] & sides["decoder"]
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            both = sides["encoder"] | sides["decoder"]
+        self.two_sided = both - {None}
 
     def name(self, shape: str, cross: bool, learned: bool, path: str) -> str:
         kind = "cross" if cross and not learned else self._kind(shape, learned, path)
         if kind not in self.taken:
             self.taken.add(kind)
             return kind
-        words = [part for part in shape.split(".") if part != "*"]
+        words = [part for part in shape.split(".") if part not in _SAY_LITTLE] or ["second"]
         for start in range(len(words) - 1, -1, -1):
             candidate = re.sub(r"\W+", "_", "_".join([kind, *words[start:]]))
             if candidate not in self.taken:
@@ -188,10 +202,9 @@ class _Namer:
     def _kind(self, shape: str, learned: bool, path: str) -> str:
         if learned:
             return "resampler"
-        if self.two_sided:
-            side = re.search(r"(?:^|\.)(encoder|decoder)(?:\.|$)", shape)
-            if side:
-                return side[1]
+        for side in _SIDES:
+            if _before(shape, side) in self.two_sided:
+                return side
         for kind, pattern in _WORDS:
             if re.search(pattern, shape.lower()):
                 return kind

@@ -222,7 +222,7 @@ FAMILIES = [
         "DiffLlama",
         "two calls per layer",
         base=GROUPED,
-        seen=Seen(2, 12),
+        seen=Seen(2, 12, 4),
         note="each map shows twice, once per half of the values",
     ),
     _family(

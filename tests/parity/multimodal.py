@@ -447,7 +447,7 @@ FAMILIES = [
             "language_cross_modal_text_layers": Seen(1, 6),
             "vision_cross_modal_image_layers": Seen(1, 6),
             "cross": Seen(1, 6),
-            "cross_cross_modal_image_layers": Seen(1, 6),
+            "cross_crossattention": Seen(1, 6),
         },
     ),
     _lvlm(
@@ -502,6 +502,6 @@ FAMILIES = [
         decoder_attention_heads=6,
         decoder_ffn_dim=68,
         max_position_embeddings=64,
-        towers={"decoder": Seen(2, 6), "cross": Seen(2, 6)},
+        towers={"language": Seen(2, 6), "cross": Seen(2, 6)},
     ),
 ]

@@ -221,7 +221,7 @@ FAMILIES = [
             "attention_ratio": [2, 2, 2],
             "mlp_ratio": [2, 2, 2],
         },
-        towers={"vision": Seen(3, (2, 4, 5)), "vision_layers": Seen(2, (4, 5))},
+        towers={"vision": Seen(3, (2, 4, 5)), "vision_stages": Seen(2, (4, 5))},
         inputs=large,
     ),
     _vision(
@@ -245,7 +245,7 @@ FAMILIES = [
         "space and time",
         num_frames=3,
         inputs=lambda: {"pixel_values": numbers(2, 3, 3, 28, 28)},
-        towers={"vision": Seen(2, 6), "vision_temporal_attention": Seen(2, 6)},
+        towers={"vision": Seen(2, 6), "vision_encoder": Seen(2, 6)},
     ),
     _vision(
         "videomae",
