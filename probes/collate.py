@@ -82,6 +82,7 @@ def collate(
         )
         for example, mine in zip(examples, pictures, strict=True)
     ]
+    _check_image_tokens(examples, pictures, image_token_of(processor, tokenizer))
     side = padding_side or getattr(tokenizer, "padding_side", "right")
     two_sided = bool(getattr(config, "is_encoder_decoder", False))
     texts = [prompt.text if two_sided else prompt.answered for prompt in prompts]
@@ -98,7 +99,9 @@ def collate(
             for prompt, row in zip(prompts, tensors["input_ids"], strict=True)
         )
     )
-    wanted = accepts is None or "position_ids" in accepts
+    # A forward that takes any keyword may pass this one on to where it does harm (ALiBi).
+    named = getattr(accepts, "names", accepts)
+    wanted = named is None or "position_ids" in named
     if side == "left" and wanted and not two_sided and not has_own_positions(config):
         positions = tensors["attention_mask"].long().cumsum(-1) - 1
         tensors["position_ids"] = positions.clamp_min(0)
@@ -120,6 +123,20 @@ def _opened(example: Example) -> list[Any]:
         return [open_image(image) for image in example.pictures]
     except InputError as error:
         raise InputError(f"Example {example.id!r}: {error}", example_id=example.id) from error
+
+
+def _check_image_tokens(
+    examples: Sequence[Example], pictures: list[list[Any]], token: str | None
+) -> None:
+    """A text that says where its images stand must say so for each of them."""
+    for example, mine in zip(examples, pictures, strict=True):
+        count = (example.text or "").count(token) if token else 0
+        if count and count != len(mine):
+            raise InputError(
+                f"Example {example.id!r} has {count} {token} in its text and {len(mine)} images. "
+                "Write one for each image, or none: then they stand in front.",
+                example_id=example.id,
+            )
 
 
 def _unanswered(example: Example) -> Example:
