@@ -8,5 +8,5 @@
 from headscope.public_names import PUBLIC, lazily
 
 __version__ = "0.1.0"
-__all__ = ["__version__", *PUBLIC]
+__all__ = ["__version__", *PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__, __dir__ = lazily(__name__)

@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from probes.inputs import Example, InputError
 
@@ -134,7 +134,7 @@ def _readers() -> tuple[Reader, ...]:
     found = {point.name: point for point in entry_points(group="headscope.readers")}
     # Readers that a user installed come first: installing one is a decision.
     others: list[Reader] = [point.load() for name, point in found.items() if name not in _OURS]
-    ours = [
+    ours: list[Any] = [
         found[name].load() if name in found else import_module(path) for name, path in _OURS.items()
     ]
     return (*others, *ours)
