@@ -60,7 +60,8 @@ class RunFolder:
 
         Raises:
             RunError: the folder holds something else, a finished run, an unfinished run without
-                ``resume``, or a run with another plan.
+                ``resume``, or a run with another plan. A run without any finished shard counts
+                as empty.
             RunLocked: another process is writing it.
         """
         _refuse_foreign(path)
@@ -72,6 +73,7 @@ class RunFolder:
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(RunLock(path / JOURNAL / LOCK))
+            if not Journal(path / JOURNAL).finished():
                 write_json(path / PLAN, plan)
             yield cls(path, plan)
 
@@ -268,6 +270,8 @@ def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None
             f"{path} holds a finished run. Look at it with `headscope show {path}`, or choose "
             "another `--out`."
         )
+    if not Journal(path / JOURNAL).finished():
+        return  # a run that never got to its first shard: there is nothing to lose
     if not resume:
         raise RunError(
             f"{path} holds an unfinished run. Add `--resume` to go on with it, or choose another "

@@ -53,6 +53,7 @@ def score_run(
     measures = chosen_measures(how.measures)
     engine = new_engine(subject, measures)
     examples, unfit = read_all(subject, data, how)
+    _refuse_inapplicable(subject, engine, examples, how)
     plan = make_plan(subject, data, examples, [measure.name for measure in measures], how)
     with RunFolder.begin(out, plan, resume) as folder:
         started = time.monotonic()
@@ -72,6 +73,21 @@ def read_all(
     return list(read_examples(data, subject.kind, how.limit, note)), unfit
 
 
+def _refuse_inapplicable(
+    subject: Subject, engine: Engine, examples: Sequence[Example], how: Options
+) -> None:
+    """Score one batch before anything is written, if measures were asked for by name."""
+    from analysis.tally import Tally
+
+    named = named_measures(how.measures)
+    if named:
+        for batch in batches(subject, examples, how.batch_size, lambda example, reason: None):
+            tally = Tally(replicates=1)
+            tally.add(score_batch(subject, engine, batch))
+            refuse_inapplicable(named, tally, subject.name)
+            return
+
+
 def _score_shards(
     subject: Subject,
     engine: Engine,
@@ -80,10 +96,7 @@ def _score_shards(
     how: Options,
     progress: Progress | None,
 ) -> None:
-    from analysis.tally import Tally
-
     size, total = int(folder.plan["shard_size"]), len(examples)
-    named = named_measures(how.measures)
     finished = set(folder.journal.finished())
     done = sum(min(size, total - shard * size) for shard in finished)
     skipped_before = sum(len(folder.journal.about(s)["skipped"]) for s in sorted(finished))
@@ -102,11 +115,6 @@ def _score_shards(
         mine = examples[shard * size : (shard + 1) * size]
         for batch in batches(subject, mine, how.batch_size, note):
             parts.append(score_batch(subject, engine, batch))
-            if named:
-                first = Tally(replicates=1)
-                first.add(parts[0])
-                refuse_inapplicable(named, first, subject.name)
-                named = []
             report(sum(len(part.examples) for part in parts) + len(skipped), len(skipped))
         _record(folder, shard, parts, skipped)
         done += len(mine)

@@ -153,8 +153,8 @@ def test_finished_unfinished_and_other_plans_are_refused_with_what_to_do(finishe
         ):
             pass
     other = tmp_path / "other"
-    with RunFolder.begin(other, PLAN, resume=False):
-        pass
+    with RunFolder.begin(other, PLAN, resume=False) as folder:
+        _write(folder, 0, _scores(["a"]))
     with (
         pytest.raises(RunError, match="Add `--resume` to go on"),
         RunFolder.begin(other, PLAN, resume=False),
@@ -166,6 +166,13 @@ def test_finished_unfinished_and_other_plans_are_refused_with_what_to_do(finishe
         RunFolder.begin(other, changed, resume=True),
     ):
         pass
+
+
+def test_a_run_without_a_finished_shard_counts_as_empty(tmp_path):
+    with RunFolder.begin(tmp_path, PLAN, resume=False):
+        pass
+    with RunFolder.begin(tmp_path, {**PLAN, "seed": 8}, resume=False):
+        assert open_run(tmp_path).plan["seed"] == 8
 
 
 def test_only_time_command_and_device_may_differ():
