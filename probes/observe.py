@@ -59,9 +59,9 @@ def _trusted(calls: list[ObservedCall]) -> tuple[list[ObservedCall], list[Refusa
         limit = _FLOAT32_MISMATCH if call.z.element_size() == 4 else _HALF_MISMATCH
         if call.mismatch > limit or call.mismatch != call.mismatch:
             reason = f"pattern @ value differs from z by {call.mismatch:.1e} of the largest value"
-            refused.append(Refusal(call.path, reason))
+            refused.append(Refusal(call.path, _sentence(reason)))
         elif _is_channel_map(call):
-            refused.append(Refusal(call.path, "attention between channels, not between tokens"))
+            refused.append(Refusal(call.path, "Attention between channels, not between tokens."))
         elif call.source == "softmax" and not call.mixed and call.row_sum_error > 1e-2:
             kept.append(replace(call, mixed=True))
         else:
@@ -84,7 +84,7 @@ def _is_channel_map(call: ObservedCall) -> bool:
 
 
 def _sentence(reason: str) -> str:
-    return reason[0].upper() + reason[1:] + "."
+    return f"{reason[0].upper()}{reason[1:].rstrip('.')}."
 
 
 def _once(refusals: list[Refusal]) -> list[Refusal]:
@@ -100,7 +100,7 @@ def _silent_modules(model: nn.Module, seen: Observation) -> list[Refusal]:
         name = type(module).__name__
         if path not in ran or not _ATTENTION_CLASS.search(name) or _NOT_ATTENTION.search(name):
             continue
-        if path == "" or hasattr(module, "config") and hasattr(module, "main_input_name"):
+        if path == "" or (hasattr(module, "config") and hasattr(module, "main_input_name")):
             continue
         heard = any(p == path or p.startswith(f"{path}.") or path.startswith(f"{p}.") for p in loud)
         inside_other = any(path.startswith(f"{other.path}.") for other in found)
