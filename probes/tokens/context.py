@@ -24,12 +24,15 @@ class TowerFacts:
         path: path of the module that holds its layers; empty if not known.
         lengths: number of positions of each row as observed in this batch; empty if not known.
             A map that does not agree with it is thrown away.
+        alike: whether all layers have the same heads. A vision tower of which they change
+            (Swin, PVT) merges patches between its stages: one map cannot serve all its layers.
     """
 
     name: str
     kind: str = ""
     path: str = ""
     lengths: tuple[int, ...] = ()
+    alike: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ by attention window. Pixtral runs all images of a batch in one sequence, row by 
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -104,7 +105,7 @@ def _order(context: Context, rows: int, columns: int) -> Tensor | None:
     """Indices, in a grid counted row by row, of the patches as the tower runs them."""
     if _is_pixtral(context):
         return torch.arange(rows * columns)
-    packed = _packing(context.image_processor, rows, columns, _merge(context))
+    packed = _packing(_packer(context), rows, columns, _merge(context))
     config = context.vision_config
     if packed is None or not getattr(config, "fullatt_block_indexes", None):
         return packed
@@ -115,6 +116,16 @@ def _order(context: Context, rows: int, columns: int) -> Tensor | None:
         torch.tensor([[1, rows, columns]]), merge, config.window_size, config.patch_size
     )
     return packed.reshape(-1, merge * merge)[blocks].flatten()
+
+
+def _packer(context: Context) -> Any:
+    """What packed the patches; tensors of a Qwen model without a processor came from Qwen's."""
+    model_type = getattr(context.config, "model_type", "")
+    if context.processor is not None or not re.match(r"qwen[\d_]+vl", model_type):
+        return context.image_processor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil()
 
 
 def _packing(processor: Any, rows: int, columns: int, merge: int) -> Tensor | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from probes.tokens import any_resolution, fixed_grid, packed_grid, queries, split_tiles
-from probes.tokens.context import Context, TowerFacts
+from probes.tokens.context import Context, TowerFacts, as_list
 from probes.tokens.map import TokenMap, TowerTokens, blank_tokens
 from probes.tokens.patches import Patches
 from probes.tokens.text import text_tokens
@@ -68,10 +69,8 @@ def map_tokens(
     found = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
     if found is None and hasattr(processor, "convert_ids_to_tokens"):
         found = processor
-    pixels = tensors.get("pixel_values")
-    if not image_sizes and isinstance(pixels, Tensor) and pixels.ndim == 4 and processor is None:
-        # Called with the model's own tensors: the canvas is all there is to point at.
-        image_sizes = [(pixels.shape[-1], pixels.shape[-2])] * pixels.shape[0]
+    if not image_sizes and processor is None:
+        image_sizes, image_examples = canvas_sizes(model, tensors)
     context = Context(
         model=model,
         config=getattr(model, "config", None),
@@ -94,14 +93,43 @@ def map_tokens(
     return TokenMap(mapped)
 
 
+def canvas_sizes(
+    model: nn.Module | None, tensors: Mapping[str, Any]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """(width, height) and example of each image of a model's own tensors.
+
+    Without the original images, what the model sees is all there is to point at. Empty where the
+    tensors do not say which image belongs to which example.
+    """
+    pixels, packed = tensors.get("pixel_values"), tensors.get("image_grid_thw")
+    own = tensors.get("image_sizes")
+    if packed is not None:
+        config = getattr(model, "config", None)
+        patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
+        if not isinstance(patch, int):
+            return [], []
+        sizes = [(int(wide) * patch, int(high) * patch) for _, high, wide in as_list(packed)]
+    elif own is not None:
+        sizes = [(int(wide), int(high)) for high, wide in as_list(own)]
+    elif isinstance(pixels, Tensor) and pixels.ndim == 4:
+        sizes = [(pixels.shape[-1], pixels.shape[-2])] * pixels.shape[0]
+    else:
+        return [], []
+    ids = tensors.get("input_ids")
+    examples = ids.shape[0] if isinstance(ids, Tensor) else len(sizes)
+    if not examples or len(sizes) % examples:
+        return [], []
+    return sizes, [image * examples // len(sizes) for image in range(len(sizes))]
+
+
 def _facts(tower: Any) -> TowerFacts:
     if isinstance(tower, str):
         tower = TowerFacts(tower)
     elif not isinstance(tower, TowerFacts):
-        tower = TowerFacts(tower.name, path=getattr(tower, "template", ""))
-    if tower.kind:
-        return tower
-    return TowerFacts(tower.name, tower.name.split("_")[0], tower.path, tower.lengths)
+        shapes = getattr(tower, "heads", 1), getattr(tower, "head_width", 1)
+        alike = not any(isinstance(shape, tuple) for shape in shapes)
+        tower = TowerFacts(tower.name, path=getattr(tower, "template", ""), alike=alike)
+    return tower if tower.kind else replace(tower, kind=tower.name.split("_")[0])
 
 
 def _map_tower(

@@ -73,7 +73,7 @@ def vision_tokens(
     """
     pixels = context.tensors.get("pixel_values")
     extras = extras_of(context, facts.path)
-    if not isinstance(pixels, Tensor) or extras is None:
+    if not isinstance(pixels, Tensor) or extras is None or not _keeps_its_patches(context, facts):
         return None
     rows, columns = pixels.shape[-2:]
     pieces = [tile_patches(extras, rows, columns, place, tile) for _, tile, place in tiles]
@@ -111,6 +111,16 @@ def single_tiles(context: Context) -> list[tuple[int, int, Placement | None]] | 
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[0] != context.images:
         return None
     return [(image, 0, context.placement(image, pixels)) for image in range(context.images)]
+
+
+def _keeps_its_patches(context: Context, facts: TowerFacts) -> bool:
+    """Whether every layer runs all patches: no stages of merged ones, none left out at random."""
+    config = context.vision_config
+    staged = any(
+        isinstance(getattr(config, name, None), (list, tuple)) and len(getattr(config, name)) > 1
+        for name in ("depths", "hidden_sizes", "embed_dims")
+    )
+    return facts.alike and not staged and not getattr(config, "mask_ratio", None)
 
 
 def _module(model: nn.Module | None, path: str) -> nn.Module | None:
