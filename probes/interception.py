@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -57,11 +57,13 @@ class FollowedSoftmax:
         path: module that called the softmax.
         obstacle: why its result is no pattern of one row per query any more, empty if it is.
         mixed: heads were mixed, scaled or added after the softmax, so rows may not sum to 1.
+        number: how many softmaxes came before it in this run of the module.
     """
 
     path: str
     obstacle: str = ""
     mixed: bool = False
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Surroundings:
     Attributes:
         path: the module that is running.
         follows_softmax: whether a softmax here may be attention.
-        heads: head count of the site, if known.
+        heads: head count of one call of the site, if known.
+        run: tells one run of the module from another.
     """
 
     path: str
     follows_softmax: bool = True
     heads: int | None = None
+    run: tuple[int, int] = (0, 0)
 
 
 Receiver = Callable[[RawAttention, FollowedSoftmax | None], Tensor | None]
@@ -101,6 +105,7 @@ class AttentionMode(TorchFunctionMode):
         super().__init__()
         self.receive, self.surroundings, self.examples = receive, surroundings, examples
         self.patterns: TensorTags[FollowedSoftmax] = TensorTags()
+        self._softmaxes: dict[str, tuple[tuple[int, int], int]] = {}
 
     def __torch_function__(
         self,
@@ -134,7 +139,7 @@ class AttentionMode(TorchFunctionMode):
         if name in ops.SOFTMAX:
             place = self.surroundings()
             if place.follows_softmax and isinstance(output, Tensor) and output.ndim >= 2:
-                self.patterns.set(output, FollowedSoftmax(place.path))
+                self.patterns.set(output, self.note_softmax(place))
             return output
         met = [(t, note) for t in ops.tensors_in(args) if (note := self.patterns.get(t))]
         if not met:
@@ -144,6 +149,13 @@ class AttentionMode(TorchFunctionMode):
             return self.on_product(name, args, output, tensor, note, len(met) > 1)
         self._pass_on(name, args, output, tensor, note)
         return output
+
+    def note_softmax(self, place: Surroundings, obstacle: str = "") -> FollowedSoftmax:
+        """A note for a softmax that is taken here and now."""
+        run, number = self._softmaxes.get(place.path, (place.run, -1))
+        number = number + 1 if run == place.run else 0
+        self._softmaxes[place.path] = (place.run, number)
+        return FollowedSoftmax(place.path, obstacle, number=number)
 
     def on_product(
         self,
@@ -161,7 +173,8 @@ class AttentionMode(TorchFunctionMode):
             self.refuse(note, note.obstacle)
             return output
         try:
-            raw = from_product(name, args, output, pattern, self.examples())
+            heads = self.surroundings().heads
+            raw = from_product(name, args, output, pattern, self.examples(), heads)
         except NotAnAttentionPattern as reason:
             self.refuse(note, str(reason))
             return output
@@ -174,20 +187,20 @@ class AttentionMode(TorchFunctionMode):
         self, name: str, args: tuple[Any, ...], output: Any, tensor: Tensor, note: FollowedSoftmax
     ) -> None:
         if name in ops.LAYOUT_CHANGE:
-            note = FollowedSoftmax(note.path, "the pattern is kept in a banded layout", note.mixed)
+            note = replace(note, obstacle="the pattern is kept in a banded layout")
         elif name in ops.PROJECTION:
             weight = args[1] if len(args) > 1 else None
             if not isinstance(weight, Tensor) or weight.shape[0] > LARGEST_HEAD_MIX:
                 return
             if weight.shape[0] != weight.shape[1] or tensor.ndim < 4:
                 return
-            note = FollowedSoftmax(note.path, note.obstacle, mixed=True)
+            note = replace(note, mixed=True)
         elif name not in ops.SHAPE and name not in ops.SLICE:
             same = isinstance(output, Tensor) and output.shape == tensor.shape
             if not same or not output.is_floating_point():
                 return
             if name not in ("masked_fill", "masked_fill_", "nan_to_num", "where"):
-                note = FollowedSoftmax(note.path, note.obstacle, mixed=True)
+                note = replace(note, mixed=True)
         for result in ops.tensors_in(output):
             if result.ndim >= 2 and result.is_floating_point():
                 self.patterns.set(result, note)

@@ -22,6 +22,8 @@ class SiteLayout:
         kv_heads: heads of keys and values; fewer than ``heads`` under GQA as far as the call
             shows it (a model that repeats keys before the call shows as many as queries).
         source: ``sdpa`` (pattern recomputed from query and key) or ``softmax`` (written out).
+        softmax_path: the module in which a softmax that is written out is taken.
+        softmax_numbers: which softmaxes of one run of that module are attention.
         cross: whether keys come from another sequence than queries.
         mixed: rows need not sum to 1 (talking heads, gates or learned sinks after the softmax).
         key_tower: tower whose token map describes the keys.
@@ -45,6 +47,8 @@ class SiteLayout:
     key_tower: str = ""
     mismatch: float = 0.0
     inside: int | None = None
+    softmax_path: str = ""
+    softmax_numbers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,25 @@ def _local_ancestors(nodes: list[Node]) -> set[int]:
     return found
 
 
+def split_into_heads(node: Node, heads: int) -> bool:
+    """Whether a query was cut into this many heads between its projection and the product."""
+    queue, seen = [node], set()
+    while queue:
+        here = queue.pop()
+        if id(here) in seen or not here.parents:
+            continue
+        seen.add(id(here))
+        before, after = here.parents[0].shape, here.shape
+        if here.kind == "shape" and before and after:
+            if len(after) > len(before) and heads in after[1:]:
+                return True
+            if before[-1] > after[-1] > 0 and before[-1] % (after[-1] * heads) == 0:
+                return True
+        if here.kind in LOCAL or here.kind == "norm":
+            queue.extend(here.parents)
+    return False
+
+
 def _inside(path: str, scope: str) -> bool:
     return scope == "" or path == scope or path.startswith(f"{scope}.")
 
@@ -221,11 +240,10 @@ class LineageMode(AttentionMode):
         if ops.name_of(func) in ops.SOFTMAX:
             source = next(ops.tensors_in((args, kwargs)))
             output = func(*args, **kwargs)
-            path = self.surroundings().path
             known = descends_from_product(self.lineage.of(source))
             obstacle = "" if known else "a softmax that does not come from query times key"
             if isinstance(output, Tensor) and output.ndim >= 2:
-                self.patterns.set(output, FollowedSoftmax(path, obstacle))
+                self.patterns.set(output, self.note_softmax(self.surroundings(), obstacle))
             return output
         return super().on_other(func, args, kwargs)
 

@@ -44,6 +44,11 @@ class ModuleStack:
         """Path of the innermost followed module, empty at the root."""
         return self.paths[-1] if self.paths else ""
 
+    @property
+    def run(self) -> tuple[int, int]:
+        """Tells this run of the innermost module from its others: forward, and run in it."""
+        return self.forwards, self.times_called[self.top]
+
     def next_inside(self) -> int:
         """Number of attention calls that the innermost module made before this one."""
         if not self.calls_inside:

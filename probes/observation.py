@@ -14,7 +14,14 @@ from probes.anatomy import OutputProjection
 from probes.attention_call import AttentionCall
 from probes.heads import Site
 from probes.interception import FollowedSoftmax, Surroundings
-from probes.lineage import LineageMode, Node, entering, heads_before_repeat, made_from_one_tensor
+from probes.lineage import (
+    LineageMode,
+    Node,
+    entering,
+    heads_before_repeat,
+    made_from_one_tensor,
+    split_into_heads,
+)
 from probes.module_stack import ModuleStack
 from probes.raw_attention import RawAttention
 
@@ -44,6 +51,8 @@ class ObservedCall:
     mismatch: float
     row_sum_error: float
     z: Tensor = field(repr=False)
+    softmax_path: str = ""
+    softmax_number: int = 0
     projection: OutputProjection | None = None
     projection_obstacle: str = "no linear map was seen to read z"
     projected: Node | None = field(default=None, repr=False)
@@ -92,8 +101,14 @@ class _Observer:
         self.pending: list[int] = []
         self.stack = ModuleStack(model, None, self.entered, self.left)
         self.mode = _Mode(
-            self, self.receive, lambda: Surroundings(self.stack.top), lambda: examples
+            self,
+            self.receive,
+            lambda: Surroundings(self.stack.top, heads=self._head_count()),
+            lambda: examples,
         )
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(self.stack.top, heads=self._head_count(), run=self.stack.run)
 
     def receive(self, raw: RawAttention, note: FollowedSoftmax | None) -> None:
         path = self.stack.top
@@ -128,6 +143,8 @@ class _Observer:
                 value_width=raw.value.shape[-1],
                 causal=_is_causal(call),
                 mixed=note is not None and note.mixed,
+                softmax_path="" if note is None else note.path,
+                softmax_number=0 if note is None else note.number,
                 cross=cross,
                 learned_query=learned,
                 input_shape=self.open_runs[-1].input_shape if self.open_runs else (),
@@ -152,13 +169,24 @@ class _Observer:
             (from_query, query_projected), (from_key, key_projected) = (
                 entering(node, scope) for node in pair
             )
-            if query_projected and key_projected and from_query and from_key or not scope:
+            if (query_projected and key_projected and from_query and from_key) or not scope:
                 break
             scope = scope.rpartition(".")[0]
         same = {id(node) for node in from_query} & {id(node) for node in from_key}
         shared = bool(same) or made_from_one_tensor(from_query, from_key)
         learned = all(node.kind == "weight" for node in from_query)
         return not shared and bool(from_key), learned and not shared
+
+    def _head_count(self) -> int | None:
+        """What the module says of its heads, if its query was seen to be cut into as many.
+
+        1 for a module that says a number but calls with one head at a time.
+        """
+        pair = self.mode.query_and_key
+        told = _heads_told_by(self.open_runs[-1].module) if self.open_runs else None
+        if told is None or pair is None:
+            return None
+        return told if split_into_heads(pair[0], told) else 1
 
     def _kv_heads(self, raw: RawAttention) -> int:
         seen = raw.value.shape[1]
@@ -254,7 +282,7 @@ class _Mode(LineageMode):
         self._observer.mark(output)
         return output
 
-    def on_product(self, name, args, output, pattern, note, several):  # noqa: ANN001, ANN201
+    def on_product(self, name, args, output, pattern, note, several):
         self.query_and_key = _product_behind(self.lineage.of(pattern))
         return super().on_product(name, args, output, pattern, note, several)
 
@@ -302,6 +330,14 @@ def _product_behind(node: Node) -> tuple[Node, Node] | None:
             return (operands[0], operands[1]) if len(operands) == 2 else None
         if here.kind not in ("input", "weight", "attention"):
             queue.extend(here.parents)
+    return None
+
+
+def _heads_told_by(module: nn.Module) -> int | None:
+    for name in ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads"):
+        told = getattr(module, name, None)
+        if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+            return told
     return None
 
 

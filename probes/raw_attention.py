@@ -57,11 +57,12 @@ def from_sdpa(
     """A call of ``scaled_dot_product_attention`` and its output.
 
     Args:
-        heads: head count of the site where known: a decoded token of a model with grouped queries
-            may arrive as ``[batch kv_head group width]`` and is unpacked.
-        examples: number of rows, to unfold ``[batch * head, query, width]``.
+        heads: head count of the site where known: it unfolds ``[batch * head, query, width]``,
+            finds the heads among more than two leading axes (windows), and a decoded token of a
+            model with grouped queries may arrive as ``[batch kv_head group width]``: unpacked.
+        examples: number of rows, to unfold where ``heads`` is not known.
     """
-    fold = _folding(query, examples)
+    fold = _folding(query, examples, heads)
     mask = None if attn_mask is None else fold.mask(attn_mask)
     query, key, value, z = (fold.tensor(t) for t in (query, key, value, output))
     restore = fold.restore(output.shape)
@@ -85,9 +86,17 @@ def from_sdpa(
 
 
 def from_product(
-    name: str, args: tuple[Any, ...], output: Tensor, pattern: Tensor, examples: int | None
+    name: str,
+    args: tuple[Any, ...],
+    output: Tensor,
+    pattern: Tensor,
+    examples: int | None,
+    heads: int | None = None,
 ) -> RawAttention:
     """A product of a pattern and values, written out by the model.
+
+    Args:
+        heads, examples: as in `from_sdpa`.
 
     Raises:
         NotAnAttentionPattern: the axes cannot be read as query x key times key x width.
@@ -108,7 +117,7 @@ def from_product(
         transposed = True
     if value.ndim != whole.ndim:
         raise NotAnAttentionPattern("pattern and values have different numbers of axes")
-    fold = _folding(whole, examples)
+    fold = _folding(whole, examples, heads)
     inner = fold.restore(z.shape)
     return _softmax_call(
         fold.tensor(whole),
@@ -168,13 +177,21 @@ def _softmax_call(
 
 @dataclass(frozen=True)
 class _Folding:
-    """How leading axes become ``[batch head]``: as they are, added, split or merged."""
+    """How leading axes become ``[batch head]``: as they are, added, split or merged.
+
+    Attributes:
+        lead: sizes of the leading axes, empty where they are batch and head; one number, the
+            batch, where both are folded into one axis.
+        head_axis: where the heads are among three or more, as in ``[batch head window ...]``.
+    """
 
     lead: tuple[int, ...]
+    head_axis: int = -1
 
     def tensor(self, tensor: Tensor) -> Tensor:
         if tensor.ndim == 4 and len(self.lead) == 0:
             return tensor
+        tensor = self._heads_last(tensor)
         batch = self._batch(tensor)
         return tensor.reshape(*batch, *tensor.shape[-2:])
 
@@ -188,24 +205,40 @@ class _Folding:
             return lead[0], lead[1]
         return math.prod(lead[:-1]), lead[-1]
 
+    def _heads_last(self, tensor: Tensor) -> Tensor:
+        if self.head_axis < 0 or tensor.ndim < 5:
+            return tensor
+        return tensor.movedim(self.head_axis, -3)
+
     def mask(self, mask: Tensor) -> Tensor:
         if len(self.lead) == 1 and mask.ndim == 3 and mask.shape[0] > 1:
             return mask.reshape(self.lead[0], -1, *mask.shape[-2:])
         if mask.ndim > 4:
+            mask = self._heads_last(mask)
             lead = mask.shape[:-2]
             wanted = self.lead if len(self.lead) == len(lead) else lead
             mask = mask.expand(*wanted[:-1], lead[-1], *mask.shape[-2:])
             return mask.reshape(-1, lead[-1], *mask.shape[-2:])
         return mask
 
-    @staticmethod
-    def restore(shape: torch.Size) -> Callable[[Tensor], Tensor]:
-        return lambda new: new.reshape(shape)
+    def restore(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        if self.head_axis < 0:
+            return lambda new: new.reshape(shape)
+        moved = list(shape)
+        moved.insert(len(shape) - 3, moved.pop(self.head_axis))
+        return lambda new: new.reshape(moved).movedim(-3, self.head_axis)
 
 
-def _folding(query: Tensor, examples: int | None) -> _Folding:
+def _folding(query: Tensor, examples: int | None, heads: int | None) -> _Folding:
     lead = tuple(query.shape[:-2])
     if len(lead) == 1:
+        if heads and lead[0] % heads == 0:
+            return _Folding((lead[0] // heads,))
         known = examples if examples and lead[0] % examples == 0 else 1
         return _Folding((known,))
-    return _Folding(lead if len(lead) > 2 else ())
+    if len(lead) < 3:
+        return _Folding(())
+    if heads and lead[-1] != heads and heads in lead[1:-1]:
+        axis = lead.index(heads, 1)
+        return _Folding((*lead[:axis], *lead[axis + 1 :], heads), axis)
+    return _Folding(lead)

@@ -83,6 +83,10 @@ class Tap:
         self._by_path: dict[str, list[SiteLayout]] = defaultdict(list)
         for site in layout.sites:
             self._by_path[site.path].append(site)
+        self._softmaxes: dict[str, set[int]] = defaultdict(set)
+        for site in layout.sites:
+            if site.source == "softmax":
+                self._softmaxes[site.softmax_path] |= site.softmax_numbers
         self._parts: dict[Site, list[tuple[RawAttention, Tensor]]] = defaultdict(list)
         self._offsets: dict[Site, int] = {}
         self._forward_cache: dict[Any, Any] = {}
@@ -120,7 +124,7 @@ class Tap:
 
     def _start(self, needs_mode: bool) -> None:
         projections = set(self._hooked.values())
-        self._stack = ModuleStack(self.model, {*self._by_path, *projections})
+        self._stack = ModuleStack(self.model, {*self._by_path, *projections, *self._softmaxes})
         self._stack.__enter__()
         thread = threading.get_ident()
         for path in projections:
@@ -172,9 +176,8 @@ class Tap:
         assert self._stack is not None
         path = self._stack.top
         sites = self._by_path.get(path, [])
-        follows = any(site.source == "softmax" for site in sites)
-        heads = sites[0].heads if sites and sites[0].rule != "heads" else None
-        return Surroundings(path, follows, heads)
+        heads = _heads_of_one_call(sites[0]) if sites else None
+        return Surroundings(path, path in self._softmaxes, heads, self._stack.run)
 
     def _locate(self, inside: int) -> SiteLayout | None:
         assert self._stack is not None
@@ -191,6 +194,8 @@ class Tap:
 
     def _receive(self, raw: RawAttention, note: FollowedSoftmax | None) -> Tensor | None:
         assert self._stack is not None
+        if note is not None and note.number not in self._softmaxes[note.path]:
+            return None  # a softmax beside the attention, such as a dynamic convolution's kernel
         inside = self._stack.next_inside()
         place = self._locate(inside)
         if place is None or not any(place.site in a.sites for a in self.attached):
@@ -387,6 +392,10 @@ def _apply_z(
     result = z.clone()
     result[:, :, heads] = new
     return result
+
+
+def _heads_of_one_call(site: SiteLayout) -> int:
+    return site.heads // site.calls if site.rule == "heads" else site.heads
 
 
 def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Tile, Tensor], Tensor]:

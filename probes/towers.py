@@ -123,6 +123,8 @@ def _site_layout(site: Site, layer: _Layer, cross: bool) -> SiteLayout:
         mixed=first.mixed or first.row_sum_error > 1e-3,
         mismatch=max(call.mismatch for call in layer.calls),
         inside=layer.inside,
+        softmax_path=first.softmax_path,
+        softmax_numbers=frozenset(call.softmax_number for call in layer.calls),
     )
 
 

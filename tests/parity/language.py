@@ -265,7 +265,7 @@ FAMILIES = [
         attention_window_size=5,
         head_dim=10,
         seen=Seen(1, 6),
-        refused={"layers.0": "softmax"},
+        refused={"temporal_block": "softmax"},
     ),
     _family(
         "qwen3_next",

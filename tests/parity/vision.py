@@ -131,7 +131,7 @@ FAMILIES = [
             "patch_padding": [3, 3],
             "embed_dim": 24,
             "depths": [1, 1],
-            "num_heads": [2, 4],
+            "num_heads": [2, 3],
             "query_stride": [2, 2],
             "masked_unit_size": [4, 4],
             "masked_unit_attention": [True, False],
@@ -139,7 +139,7 @@ FAMILIES = [
             "num_query_pool": 1,
         },
         inputs=lambda: pixels(side=32),
-        seen=Seen(2, (2, 4)),
+        seen=Seen(2, (2, 3)),
     ),
     _vision(
         "swin",
