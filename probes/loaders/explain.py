@@ -41,9 +41,14 @@ def explained(error: BaseException, name: str) -> LoadError:
         from probes.loading import unknown_name
 
         return unknown_name(name, "is neither bundled, a folder, nor public on the hub")
-    if kinds & set(_NO_NETWORK):
+    if is_no_network(error):
         return no_network(name)
     return LoadError(_plain_sentence(name, error, said))
+
+
+def is_no_network(error: BaseException) -> bool:
+    """Whether an exception, or one behind it, means that the hub could not be reached."""
+    return bool({type(cause).__name__ for cause in _causes(error)} & set(_NO_NETWORK))
 
 
 def no_network(name: str) -> LoadError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probes.load_error import LoadError
-from probes.loaders.explain import explained
+from probes.loaders.explain import explained, is_no_network
 from probes.loaders.placement import device_named, dtype_named
 from probes.loading import LoadOptions
 
@@ -37,7 +37,15 @@ def load(source: str, options: LoadOptions) -> Subject:
         close = get_close_matches(wanted, timm.list_models(), n=1)
         advice = f"Did you mean 'timm:{close[0]}'?" if close else "See `timm.list_models()`."
         raise LoadError(f"timm has no model {wanted!r}. {advice}")
-    model = timm.create_model(wanted, pretrained=not source.endswith(_RANDOM))
+    try:
+        model = timm.create_model(wanted, pretrained=not source.endswith(_RANDOM))
+    except Exception as error:
+        if not is_no_network(error):
+            raise
+        raise LoadError(
+            f"The weights of {source!r} are not in the local cache, and the hub cannot be reached. "
+            f"Connect, or write '{source}{_RANDOM}' for random weights."
+        ) from error
     model = model.to(device_named(options.device), dtype_named(options.dtype)).eval()
     return Subject(
         model,
