@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -200,7 +201,7 @@ def _joined(
     if not rows or any(start is None for start in starts):
         return [part[0] if part.shape[0] == 1 else part for part in parts]
     blocks = []
-    for first, last in zip(rows[:-1], rows[1:], strict=True):
+    for first, last in pairwise(rows):
         inside = [
             (start - first, part[0])
             for start, part in zip(starts, parts, strict=True)

@@ -164,9 +164,9 @@ def test_an_unknown_role_edit_or_head_is_refused(subject: Subject) -> None:
 
 
 def test_an_edit_that_never_fires_is_an_error(subject: Subject) -> None:
-    with pytest.raises(TapError, match=r"Edit scale\(0\) on language.L0H1 must fire"):
-        with edit(subject, edits.zero("L0H1")):
-            pass
+    never = pytest.raises(TapError, match=r"Edit scale\(0\) on language.L0H1 must fire")
+    with never, edit(subject, edits.zero("L0H1")):
+        pass
 
 
 def test_edits_by_name(subject: Subject) -> None:

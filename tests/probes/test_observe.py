@@ -196,3 +196,21 @@ def test_multihead_attention_and_nn_transformer() -> None:
     matrix = seen.anatomy.output_matrix(Site("encoder", 1))
     weight = model.encoder.layers[1].self_attn.out_proj.weight
     assert matrix is not None and torch.equal(matrix.flatten(0, 1), weight.T.detach())
+
+
+def test_a_kernel_that_cannot_be_seen_into_is_refused_with_what_to_do() -> None:
+    from transformers import AttentionInterface
+
+    def opaque(module, query, key, value, mask, scaling=None, **_):
+        weights = (query @ key.repeat_interleave(3, 1).mT * scaling).exp()
+        weights = weights / weights.sum(-1, keepdim=True)
+        return (weights @ value.repeat_interleave(3, 1)).transpose(1, 2), None
+
+    AttentionInterface.register("opaque_kernel", opaque)
+    model = tiny.llama()
+    model.set_attn_implementation("opaque_kernel")
+    seen = layout(model, input_ids=IDS)
+    assert not seen.towers
+    assert "attn_implementation='opaque_kernel', which cannot be seen into" in (
+        seen.refusals[0].reason
+    )

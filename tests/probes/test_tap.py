@@ -188,11 +188,12 @@ def test_everything_is_restored_after_an_error(
         raise error("planted")
 
     spoiled = edits.edit_pattern("L0H0", fail if place == "edit" else lambda p, _: p * 0)
-    with pytest.raises(error, match="planted"), edit(subject, spoiled):
-        with listen(subject, batch, fail if place == "listener" else lambda _: None):
-            assert hooks(subject.model) > before
-            subject.forward(batch)
-            raise error("planted")
+    listener = fail if place == "listener" else lambda _: None
+    planted = pytest.raises(error, match="planted")
+    with planted, edit(subject, spoiled), listen(subject, batch, listener):
+        assert hooks(subject.model) > before
+        subject.forward(batch)
+        raise error("planted")
     assert all(module.training for module in subject.model.modules())
     subject.model.eval()
     assert hooks(subject.model) == before
@@ -202,9 +203,9 @@ def test_everything_is_restored_after_an_error(
 
 def test_a_block_that_runs_nothing_is_an_error(subject: Subject) -> None:
     batch = subject.prepare(input_ids=IDS)
-    with pytest.raises(TapError, match="must reach at least one of 3 attention layers"):
-        with listen(subject, batch, lambda _: None):
-            pass
+    nothing = pytest.raises(TapError, match="must reach at least one of 3 attention layers")
+    with nothing, listen(subject, batch, lambda _: None):
+        pass
 
 
 def test_a_tower_that_the_input_does_not_reach_is_an_error() -> None:
