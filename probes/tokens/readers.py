@@ -14,6 +14,7 @@ from probes.tokens.context import Context, TowerFacts, as_list
 from probes.tokens.map import TokenMap, TowerTokens, blank_tokens
 from probes.tokens.patches import Patches
 from probes.tokens.text import text_tokens
+from probes.tokens.vit import pooled_tokens
 
 _TEXT = ("language", "encoder", "decoder", "cross")
 _DECODED = ("decoder", "cross")
@@ -137,7 +138,10 @@ def _map_tower(
 ) -> TowerTokens | None:
     tensors = context.tensors
     if facts.kind == "resampler" or _gathers(facts):
-        return None if family is not queries else queries.resampler(context, facts)
+        if family is queries:
+            return queries.resampler(context, facts)
+        vision = family.vision(context, TowerFacts("vision", "vision")) if family else None
+        return pooled_tokens(context, facts, vision)
     if facts.kind in _DECODED and isinstance(tensors.get("decoder_input_ids"), Tensor):
         mask = tensors.get("decoder_attention_mask")
         return text_tokens(context, facts.name, tensors["decoder_input_ids"], mask)

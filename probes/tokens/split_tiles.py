@@ -1,4 +1,5 @@
-"""Images cut into equal tiles with one view of the whole: Idefics3, SmolVLM, InternVL, Gemma 3.
+"""Images cut into equal tiles with one view of the whole: Idefics3, SmolVLM, InternVL, Gemma 3
+and their kin.
 
 Each canvas of the vision tower becomes a smaller grid of the language model, squares of patches
 merged into one position. Idefics3 and InternVL show the tiles first and the whole image last,
@@ -60,9 +61,9 @@ def vision(context: Context, facts: TowerFacts) -> TowerTokens | None:
 def merged_side(context: Context) -> int | None:
     """Patches on each side of a square that becomes one position of the language model."""
     config = context.config
-    scale = getattr(config, "scale_factor", None)
-    if isinstance(scale, int):
-        return scale
+    for name in ("scale_factor", "downsample_factor"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
     ratio = getattr(config, "downsample_ratio", None)
     if isinstance(ratio, float):
         return round(1 / ratio)

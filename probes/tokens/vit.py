@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from probes.tokens.context import Context, TowerFacts, starts_of
-from probes.tokens.map import TowerTokens
+from probes.tokens.map import TowerTokens, blank_tokens
 from probes.tokens.patches import Patches, Placement, grid, unplaced
 
 _BEFORE = {
@@ -18,6 +17,9 @@ _BEFORE = {
     "register": ("register_tokens", "reg_token", "storage_tokens"),
 }
 _AFTER = {"special": ("detection_tokens", "det_token")}
+
+
+_POOLING = ("probe", "cls_token", "latent", "latents", "query", "queries")
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ def extras_of(context: Context, path: str = "") -> Extras | None:
 
     ``None`` where the size of a patch cannot be found.
     """
-    tower = _module(context.model, path)
-    patch = _patch_size(context, tower)
-    if tower is None or patch is None:
+    if context.model is None:
         return None
-    counted = _count_parameters(tower)
+    convolution = _patch_convolution(context.model, path)
+    patch = _patch_size(context, convolution)
+    if patch is None:
+        return None
+    counted = _count_parameters(_holders(context.model, convolution))
     before = [(role, counted[name]) for role, names in _BEFORE.items() for name in names]
     after = [(role, counted[name]) for role, names in _AFTER.items() for name in names]
     before, after = [p for p in before if p[1]], [p for p in after if p[1]]
@@ -123,19 +127,17 @@ def _keeps_its_patches(context: Context, facts: TowerFacts) -> bool:
     return facts.alike and not staged and not getattr(config, "mask_ratio", None)
 
 
-def _module(model: nn.Module | None, path: str) -> nn.Module | None:
-    if model is None:
-        return None
-    # The layers' common path ends below the embeddings, so search from the module above them.
-    convolution = _patch_convolution(model, path)
+def _holders(model: nn.Module, convolution: str | None) -> list[nn.Module]:
+    """The modules around the patch embedding, from the inside out.
+
+    Only they add tokens to the patches: a CLS token of a pooling head is none of the tower's.
+    """
     if convolution is None:
-        return model
+        return list(model.modules())
     parents = convolution.split(".")
-    for depth in range(len(parents) - 1, -1, -1):
-        module = model.get_submodule(".".join(parents[:depth]))
-        if any(True for _ in _token_parameters(module)):
-            return module
-    return model.get_submodule(".".join(parents[:-1])) if len(parents) > 1 else model
+    return [
+        model.get_submodule(".".join(parents[:depth])) for depth in range(len(parents) - 1, -1, -1)
+    ]
 
 
 def _patch_convolution(model: nn.Module, path: str) -> str | None:
@@ -155,29 +157,47 @@ def _patch_convolution(model: nn.Module, path: str) -> str | None:
     return best
 
 
-def _token_parameters(module: nn.Module) -> Any:
-    names = {name for group in (*_BEFORE.values(), *_AFTER.values()) for name in group}
-    for path, parameter in module.named_parameters():
-        if path.rpartition(".")[2] in names and parameter is not None:
-            yield path.rpartition(".")[2], parameter
-
-
-def _count_parameters(module: nn.Module) -> dict[str, int]:
+def _count_parameters(holders: Sequence[nn.Module]) -> dict[str, int]:
     counts = {name: 0 for group in (*_BEFORE.values(), *_AFTER.values()) for name in group}
-    for name, parameter in _token_parameters(module):
-        if counts[name] == 0:
-            counts[name] = parameter.numel() // parameter.shape[-1]
+    for holder in holders:
+        for name, parameter in holder.named_parameters(recurse=False):
+            if counts.get(name) == 0:
+                counts[name] = parameter.numel() // parameter.shape[-1]
+        if any(counts.values()):
+            break
     return counts
 
 
-def _patch_size(context: Context, tower: nn.Module | None) -> tuple[int, int] | None:
+def _patch_size(context: Context, convolution: str | None) -> tuple[int, int] | None:
     found = getattr(context.vision_config, "patch_size", None)
     if found is not None:
         return context.pair(found)
-    if tower is None:
+    if convolution is None or context.model is None:
         return None
-    name = _patch_convolution(tower, "")
-    if name is None:
-        return None
-    high, wide = tower.get_submodule(name).kernel_size  # type: ignore[misc]
+    high, wide = context.model.get_submodule(convolution).kernel_size  # type: ignore[misc]
     return int(high), int(wide)
+
+
+def pooled_tokens(
+    context: Context, facts: TowerFacts, vision: TowerTokens | None
+) -> TowerTokens | None:
+    """A pooling head: one row of learned queries, without a place, for each canvas."""
+    if context.model is None or vision is None:
+        return None
+    parents = [part for part in facts.path.split(".") if part != "*"]
+    for depth in range(len(parents), 0, -1):
+        try:
+            holder = context.model.get_submodule(".".join(parents[:depth]))
+        except AttributeError:
+            continue
+        for name, parameter in holder.named_parameters(recurse=False):
+            if name in _POOLING:
+                count = parameter.numel() // parameter.shape[-1]
+                firsts = vision.starts[:-1]
+                blank = blank_tokens(
+                    facts.name, [count] * vision.rows, vision.example[firsts].tolist(), "cls"
+                )
+                image = vision.image[firsts].repeat_interleave(count)
+                tile = vision.tile[firsts].repeat_interleave(count)
+                return replace(blank, image=image, tile=tile)
+    return None

@@ -10,11 +10,15 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import (
@@ -50,6 +54,15 @@ def qwen2_5():
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
+def qwen3():
+    torch.manual_seed(5)
+    vision = {"depth": 1, "hidden_size": 16, "out_hidden_size": 24, "num_heads": 2}
+    vision |= {"patch_size": 5, "intermediate_size": 13, "deepstack_visual_indexes": []}
+    vision |= {"num_position_embeddings": 64}
+    config = Qwen3VLConfig(text_config=TEXT, vision_config=vision, **IDS)
+    return Qwen3VLForConditionalGeneration(config).eval()
+
+
 def image_processor():
     return Qwen2VLImageProcessorPil(patch_size=5, size={"shortest_edge": 400, "longest_edge": 6000})
 
@@ -75,7 +88,7 @@ def prepared(model, images):
     return made, tokens
 
 
-@pytest.mark.parametrize("make", [qwen2, qwen2_5])
+@pytest.mark.parametrize("make", [qwen2, qwen2_5, qwen3])
 def test_qwen_finds_planted_patches(make):
     model = make()
     images = [scene(170, 130), scene(95, 150)]
@@ -132,7 +145,7 @@ def test_models_with_positions_of_their_own_are_known():
     assert not has_own_positions(LlamaConfig())
 
 
-def pixtral():
+def pixtral(merge):
     torch.manual_seed(5)
     vision = PixtralVisionConfig(
         hidden_size=16,
@@ -143,6 +156,15 @@ def pixtral():
         patch_size=5,
     )
     text = LlamaConfig(**{k: v for k, v in TEXT.items() if k != "rope_parameters"})
+    if merge > 1:
+        config = Mistral3Config(
+            vision_config=vision,
+            text_config=text.to_dict(),
+            image_token_index=4,
+            spatial_merge_size=merge,
+            vision_feature_layer=-1,
+        )
+        return Mistral3ForConditionalGeneration(config).eval()
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -153,16 +175,17 @@ def pixtral():
     return LlavaForConditionalGeneration(config).eval()
 
 
-def pixtral_tensors(images):
+def pixtral_tensors(images, merge):
     """The full processor imports torchvision; its text is ``rows x (columns + 1)`` tokens."""
+    block = 5 * merge
     processor = PixtralImageProcessorPil(
-        size={"longest_edge": 60}, patch_size={"height": 5, "width": 5}
+        size={"longest_edge": 60}, patch_size={"height": block, "width": block}
     )
     tokenizer = word_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     made = dict(processor(images=images, return_tensors="pt"))
     rows = []
     for high, wide in made["image_sizes"].tolist():
-        lines = ["[IMG] " * (wide // 5)] * (high // 5)
+        lines = ["[IMG] " * (wide // block)] * (high // block)
         rows.append(tokenizer(f"{'[IMG_BREAK] '.join(lines)} [IMG_END] what")["input_ids"])
     longest = max(len(row) for row in rows)
     made["input_ids"] = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
@@ -170,10 +193,11 @@ def pixtral_tensors(images):
     return made, processor, tokenizer
 
 
-def test_pixtral_finds_planted_patches_in_one_packed_row():
-    model = pixtral()
+@pytest.mark.parametrize("merge", [1, 2])
+def test_pixtral_and_mistral3_find_planted_patches_in_one_packed_row(merge):
+    model = pixtral(merge)
     images = [scene(100, 60), scene(70, 120)]
-    made, processor, tokenizer = pixtral_tensors(images)
+    made, processor, tokenizer = pixtral_tensors(images, merge)
     tokens = map_tokens(
         model,
         processor,
@@ -184,13 +208,13 @@ def test_pixtral_finds_planted_patches_in_one_packed_row():
     )
     assert tokens["vision"].rows == 1
     assert tokens["language"].has_role("special").sum() == sum(
-        high // 5 for high, _ in made["image_sizes"].tolist()
+        high // (5 * merge) for high, _ in made["image_sizes"].tolist()
     )
     layers = model.model.vision_tower.transformer.layers
     silence(layers)
 
     def enter(module):
-        return lambda changed: entering(model, module, pixtral_tensors(changed)[0])
+        return lambda changed: entering(model, module, pixtral_tensors(changed, merge)[0])
 
     assert_found(tokens["vision"], images, enter(layers[0]))
     assert_found(tokens["language"], images, enter(model.model.language_model))

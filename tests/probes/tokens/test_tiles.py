@@ -12,9 +12,13 @@ from planting import assert_found, entering, scene, silence
 from small_tokenizers import word_tokenizer
 from torch import nn
 from transformers import (
+    AyaVisionConfig,
+    AyaVisionForConditionalGeneration,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
+    Cohere2VisionConfig,
+    Cohere2VisionForConditionalGeneration,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Idefics2Config,
@@ -165,6 +169,22 @@ def paligemma() -> Case:
     return Case(model, processor, layers, "model.language_model", 16)
 
 
+def aya(cls, config_class, text) -> Case:
+    config = config_class(
+        vision_config=SEEING | {"vision_use_head": False, "model_type": "siglip_vision_model"},
+        text_config=TEXT | {"model_type": text},
+        image_token_id=IMAGE,
+        downsample_factor=2,
+        alignment_intermediate_size=16,
+        vision_feature_layer=-1,
+    )
+    processor = GotOcr2ImageProcessorPil(
+        size={"height": 20, "width": 20}, crop_to_patches=True, max_patches=6
+    )
+    layers = "model.vision_tower.vision_model.encoder.layers"
+    return Case(cls(config), processor, layers, "model.language_model", 4)
+
+
 FAMILIES: dict[str, Callable[[], Case]] = {
     "idefics3": idefics3,
     "idefics3_whole": lambda: idefics3(False),
@@ -174,6 +194,10 @@ FAMILIES: dict[str, Callable[[], Case]] = {
     "gemma3": gemma3,
     "gemma3_whole": lambda: gemma3(False),
     "paligemma": paligemma,
+    "aya_vision": lambda: aya(AyaVisionForConditionalGeneration, AyaVisionConfig, "cohere"),
+    "cohere2_vision": lambda: aya(
+        Cohere2VisionForConditionalGeneration, Cohere2VisionConfig, "cohere2"
+    ),
 }
 
 

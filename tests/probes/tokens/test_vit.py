@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from planting import assert_found, assert_tiles, entering, scene
+from torch import nn
 from transformers import (
     BeitConfig,
     BeitModel,
@@ -16,6 +17,8 @@ from transformers import (
     DINOv3ViTModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SwinConfig,
+    SwinModel,
     ViTConfig,
     ViTModel,
     YolosConfig,
@@ -86,6 +89,47 @@ def test_detection_tokens_stand_after_the_patches():
     tokens = map_tokens(model, processor, tensors, ["vision"], image_sizes=[(35, 35)])["vision"]
     assert len(tokens) == model(**tensors).last_hidden_state.shape[1] == 30
     assert [ROLES[role] for role in tokens.role[-4:]] == ["special"] * 4
+
+
+class TimmLike(nn.Module):
+    """No configuration: what a timm model looks like."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Sequential(nn.Conv2d(3, 8, 7, 7))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.reg_token = nn.Parameter(torch.zeros(1, 4, 8))
+        self.head = nn.Module()
+        self.head.cls_token = nn.Parameter(torch.zeros(1, 2, 8))
+        self.blocks = nn.ModuleList([nn.Linear(8, 8)])
+
+
+def test_a_model_without_configuration_is_read_off_its_embedding():
+    pixels = {"pixel_values": torch.zeros(2, 3, 35, 21)}
+    tokens = map_tokens(TimmLike(), None, pixels, [TowerFacts("vision", path="blocks.*")])
+    words = [ROLES[role] for role in tokens["vision"].role[:20].tolist()]
+    assert words == ["cls"] + ["register"] * 4 + ["image"] * 15
+    assert tokens["vision"].lengths.tolist() == [20, 20]
+
+
+def test_a_pooling_head_has_its_own_queries():
+    model = SiglipVisionModel(SiglipVisionConfig(**SMALL)).eval()
+    path = next(name for name, _ in model.named_modules() if name.endswith("head.attention"))
+    pixels = {"pixel_values": torch.zeros(2, 3, 35, 35)}
+    tokens = map_tokens(model, None, pixels, ["vision", TowerFacts("resampler", path=path)])
+    assert tokens["vision"].lengths.tolist() == [25, 25]
+    assert tokens["resampler"].lengths.tolist() == [1, 1]
+    assert tokens["resampler"].example.tolist() == [0, 1]
+
+
+def test_towers_that_merge_patches_between_stages_have_no_map():
+    swin = SwinModel(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=8, num_heads=[1, 2], depths=[1, 1])
+    )
+    pixels = {"pixel_values": torch.zeros(2, 3, 32, 32)}
+    assert "vision" not in map_tokens(swin, None, pixels, ["vision"])
+    staged = TowerFacts("vision", path="blocks.*", alike=False)
+    assert "vision" not in map_tokens(TimmLike(), None, pixels, [staged])
 
 
 PROCESSORS = {
