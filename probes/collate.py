@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from probes.answers import answer_start, decoder_inputs
 from probes.inputs import Example, InputError, open_image
+from probes.padding import borrowed_padding, padded_text
 from probes.prompts import DESCRIBE, Prompt, image_token_of, prompt_of
 
 
@@ -89,16 +89,14 @@ def collate(
     if flat:
         tensors = _with_images(processor, tokenizer, texts, pictures, prompts, side)
     else:
-        tensors = _text_only(tokenizer, texts, prompts, side)
+        tensors = padded_text(tokenizer, texts, prompts, side)
     _check_lengths(examples, tensors, max_length)
-    starts = (
-        _decode(examples, tokenizer, config, tensors)
-        if two_sided
-        else tuple(
-            _answer_start(tokenizer, prompt, row)
-            for prompt, row in zip(prompts, tensors["input_ids"], strict=True)
-        )
-    )
+    if two_sided:
+        decoded, starts = decoder_inputs(examples, tokenizer, config)
+        tensors.update(decoded)
+    else:
+        rows = zip(prompts, tensors["input_ids"], strict=True)
+        starts = tuple(answer_start(tokenizer, prompt, row) for prompt, row in rows)
     # A forward that takes any keyword may pass this one on to where it does harm (ALiBi).
     named = getattr(accepts, "names", accepts)
     wanted = named is None or "position_ids" in named
@@ -156,41 +154,6 @@ def _pixels(processor: Any, images: list[Any], examples: Sequence[Example]) -> d
     return dict(maker(images=images, return_tensors="pt"))
 
 
-def _text_only(
-    tokenizer: Any, texts: list[str], prompts: list[Prompt], side: str
-) -> dict[str, Any]:
-    rows = [
-        tokenizer(text, add_special_tokens=prompt.special_tokens)
-        for text, prompt in zip(texts, prompts, strict=True)
-    ]
-    fill = {"input_ids": pad_id(tokenizer), "attention_mask": 0, "token_type_ids": 0}
-    length = max(len(row["input_ids"]) for row in rows)
-    tensors = {}
-    for name, empty in fill.items():
-        if any(name not in row for row in rows):
-            continue
-        tensors[name] = torch.tensor([_padded(row[name], length, empty, side) for row in rows])
-    if "attention_mask" not in tensors:
-        masks = [[1] * len(row["input_ids"]) for row in rows]
-        tensors["attention_mask"] = torch.tensor([_padded(m, length, 0, side) for m in masks])
-    tensors["input_ids"] = tensors["input_ids"].long()
-    return tensors
-
-
-def pad_id(tokenizer: Any) -> int:
-    """Id to pad with: the tokenizer's, else EOS, else 0; masked, so that none of it is read."""
-    for name in ("pad_token_id", "eos_token_id"):
-        value = getattr(tokenizer, name, None)
-        if isinstance(value, int):
-            return value
-    return 0
-
-
-def _padded(values: list[int], length: int, fill: int, side: str) -> list[int]:
-    rest = [fill] * (length - len(values))
-    return rest + list(values) if side == "left" else list(values) + rest
-
-
 def _with_images(
     processor: Any,
     tokenizer: Any,
@@ -203,7 +166,7 @@ def _with_images(
     images = (
         pictures if nested and all(pictures) else [image for mine in pictures for image in mine]
     )
-    with _pad_token(tokenizer):
+    with borrowed_padding(tokenizer):
         made = processor(
             images=images,
             text=texts,
@@ -219,18 +182,6 @@ def _with_images(
     return tensors
 
 
-@contextmanager
-def _pad_token(tokenizer: Any) -> Any:
-    if getattr(tokenizer, "pad_token", None) is not None:
-        yield
-        return
-    tokenizer.pad_token = tokenizer.eos_token
-    try:
-        yield
-    finally:
-        tokenizer.pad_token = None
-
-
 def _check_lengths(examples: Sequence[Example], tensors: dict[str, Any], most: int | None) -> None:
     for example, length in zip(examples, tensors["attention_mask"].sum(-1).tolist(), strict=True):
         if length == 0:
@@ -243,47 +194,6 @@ def _check_lengths(examples: Sequence[Example], tensors: dict[str, Any], most: i
                 f"{most:,}. Shorten it or leave it out.",
                 example_id=example.id,
             )
-
-
-def _answer_start(tokenizer: Any, prompt: Prompt, row: Tensor) -> int:
-    """Where the answer's own tokens begin in a row that processors and padding have changed."""
-    if not prompt.has_answer:
-        return -1
-    special = prompt.special_tokens
-    whole = tokenizer(prompt.answered, add_special_tokens=special)["input_ids"]
-    alone = tokenizer(prompt.text, add_special_tokens=special)["input_ids"]
-    shared = 0
-    while shared < min(len(whole), len(alone)) and whole[shared] == alone[shared]:
-        shared += 1
-    tail, ids = whole[shared:], row.tolist()
-    for start in range(len(ids) - len(tail), -1, -1):
-        if tail and ids[start : start + len(tail)] == tail:
-            return start
-    return -1
-
-
-def _decode(
-    examples: Sequence[Example], tokenizer: Any, config: Any, tensors: dict[str, Any]
-) -> tuple[int, ...]:
-    """Sets what the decoder reads: its start token, and the answers that were given."""
-    start = getattr(config, "decoder_start_token_id", None)
-    if start is None:
-        start = getattr(config, "bos_token_id", None)
-    if start is None:
-        start = pad_id(tokenizer)
-    rows = [[start, *_answer_ids(tokenizer, example.answer)] for example in examples]
-    length = max(len(row) for row in rows)
-    fill = pad_id(tokenizer)
-    tensors["decoder_input_ids"] = torch.tensor([_padded(r, length, fill, "right") for r in rows])
-    masks = [_padded([1] * len(row), length, 0, "right") for row in rows]
-    tensors["decoder_attention_mask"] = torch.tensor(masks)
-    return tuple(1 if len(row) > 1 else -1 for row in rows)
-
-
-def _answer_ids(tokenizer: Any, answer: str | None) -> list[int]:
-    if answer is None:
-        return []
-    return list(tokenizer(text_target=answer, add_special_tokens=False)["input_ids"])
 
 
 def _kept(tensors: dict[str, Any], accepts: Collection[str] | None) -> dict[str, Any]:

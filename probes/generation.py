@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probes.collate import pad_id
+from probes.padding import pad_id
 from probes.inputs import Batch, InputError
 from probes.tap import announced
 

@@ -97,25 +97,32 @@ def special_ids(tokenizer: Any) -> set[int]:
     return found - ({getattr(tokenizer, "unk_token_id", None)} - others)
 
 
-def system_prompt_ids(tokenizer: Any) -> list[int]:
+def system_prompt_ids(tokenizer: Any, processor: Any = None) -> list[int]:
     """Ids of what the chat template writes before the first user turn, header of the turn excluded.
 
     Found by comparing the template's text before a first and before a second user turn. Empty
     where there is no template, or the comparison does not work.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if tokenizer is None:
         return []
-    first, second = "first-user-turn", "second-user-turn"
-    user, other = {"role": "user", "content": first}, {"role": "user", "content": second}
-    answer = {"role": "assistant", "content": "an-answer"}
+    rich = bool(getattr(processor, "chat_template", None))
+    holder = processor if rich else tokenizer
+    if not getattr(holder, "chat_template", None):
+        return []
+
+    def turn(role: str, words: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": words}] if rich else words}
+
+    first, answer, second = "first-user-turn", "an-answer", "second-user-turn"
+    turns = [turn("user", first), turn("assistant", answer), turn("user", second)]
     try:
-        whole = tokenizer.apply_chat_template([user, answer, other], tokenize=False)
+        whole = str(holder.apply_chat_template(turns, tokenize=False))
     except Exception:  # a template is a program of the model's author and may raise anything
         return []
-    if first not in whole or second not in whole:
+    if any(words not in whole for words in (first, answer, second)):
         return []
     before = whole[: whole.index(first)]
-    between = whole[whole.index("an-answer") + len("an-answer") : whole.index(second)]
+    between = whole[whole.index(answer) + len(answer) : whole.index(second)]
     header = 0
     while header < min(len(before), len(between)) and before[-1 - header] == between[-1 - header]:
         header += 1
@@ -142,7 +149,7 @@ class _Vocabulary:
             bos = getattr(text, "bos_token_id", None)
         return cls(
             special=torch.tensor(sorted(special_ids(tokenizer)), dtype=torch.long),
-            system=system_prompt_ids(tokenizer),
+            system=system_prompt_ids(tokenizer, context.processor),
             bos=bos if isinstance(bos, int) else None,
             cls=getattr(tokenizer, "cls_token_id", None),
             image=context.image_token_id,

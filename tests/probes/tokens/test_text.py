@@ -133,6 +133,21 @@ def test_the_system_prompt_ends_where_the_users_turn_begins():
     assert "system" not in words_of(tokens)[int(tokens.lengths[0]) :]
 
 
+def test_a_processors_template_is_used_where_it_has_one():
+    from types import SimpleNamespace
+
+    tokenizer = word_tokenizer("<im>")
+
+    def apply(messages, tokenize):
+        assert not tokenize
+        turns = [f"{m['role']} {m['content'][0]['text']}" for m in messages]
+        return " ".join(["describe the circle", *turns])
+
+    processor = SimpleNamespace(chat_template="x", apply_chat_template=apply)
+    ids = system_prompt_ids(tokenizer, processor)
+    assert tokenizer.decode(ids) == "describe <unk> circle"
+
+
 def test_a_template_without_a_system_prompt_has_none():
     tokenizer = word_tokenizer(
         "<|im|>",
