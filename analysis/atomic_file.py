@@ -37,7 +37,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if is_disk_full(error):
             raise DiskFull(
-                f"No space is left on the disk for {path}. Free some space, then go on."
+                f"No space is left on the disk for {path}. Free some space."
             ) from error
         raise
 

@@ -42,7 +42,7 @@ def _prepared(subject: Subject, group: Sequence[Example], skip: Skip) -> Iterato
         batch = subject.prepare(examples=group)
     except (ValueError, OSError) as error:
         if len(group) == 1:
-            skip(group[0], _one_line(error))
+            skip(group[0], _reason(error, group[0]))
             return
     else:
         yield batch
@@ -52,7 +52,7 @@ def _prepared(subject: Subject, group: Sequence[Example], skip: Skip) -> Iterato
         try:
             subject.prepare(examples=[example])
         except (ValueError, OSError) as error:
-            skip(example, _one_line(error))
+            skip(example, _reason(error, example))
         else:
             good.append(example)
     if len(good) == len(group):
@@ -68,5 +68,7 @@ def _length(example: Example) -> tuple[int, int]:
     return len(example.pictures), text
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(error: BaseException, example: Example) -> str:
+    """Why an example cannot be prepared, without its name, which whoever reads it has."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix(f"Example {example.id!r}").lstrip(": ")

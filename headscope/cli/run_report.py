@@ -13,9 +13,14 @@ from headscope.cli.screen import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from analysis.run_folder import Run
+    from headscope.summary import SummaryLine
 
 _REASONS_SHOWN = 3
+FEW_EXAMPLES = 20
+"""Below, percentile intervals cover the truth in less than 91 % of cases (see the statistics)."""
 
 
 def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
@@ -33,21 +38,28 @@ def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
         f"run    {run.path}  ({_state(run)})",
     )
     lines = summarise(run.heads) if run.shards[0] or run.finished else {}
+    if not every_variant:
+        lines = {tower: shortened(rows) for tower, rows in lines.items()}
     for tower, rows in lines.items():
         print_lines("")
-        rows = rows if every_variant else shortened(rows)
         shown = heads_that_fit(rows, columns_of_terminal())
         cells = [row.cells(shown) for row in rows]
         print_table(tower_title(run.heads, tower), columns(shown), cells, wraps=False)
     if lines:
-        print_lines(
-            "",
-            "± is half of the 95 % bootstrap interval over examples. The null is the same measure",
-            "with equal weight on every allowed key, or what its page in docs/measures says.",
-        )
-        if not every_variant:
-            print_lines(f"(+N): N more variants, with `headscope show {run.path} --all`.")
+        print_lines("", *_legend(run, [row for rows in lines.values() for row in rows]))
     print_lines(*wrapped(_left_out(run)))
+
+
+def _legend(run: Run, rows: Sequence[SummaryLine]) -> list[str]:
+    lines = [
+        "± is half of the 95 % bootstrap interval over examples. The null is the same measure",
+        "with equal weight on every allowed key, or what its page in docs/measures says.",
+    ]
+    if any(row.n < FEW_EXAMPLES for row in rows):
+        lines.append(f"With fewer than {FEW_EXAMPLES} examples these intervals are too narrow.")
+    if any(row.more for row in rows):
+        lines.append(f"(+N): N more variants, with `headscope show {run.path} --all`.")
+    return lines
 
 
 def _state(run: Run) -> str:
@@ -62,7 +74,7 @@ def _left_out(run: Run) -> list[str]:
     lines: list[str] = []
     skipped = run.skipped
     if skipped:
-        lines.append(f"{len(skipped)} examples skipped:")
+        lines.append(f"Skipped {len(skipped)} example{'s' if len(skipped) > 1 else ''}:")
         lines += [f"  {item['id']}: {item['reason']}" for item in skipped[:_REASONS_SHOWN]]
         if len(skipped) > _REASONS_SHOWN:
             lines.append(f"  and {len(skipped) - _REASONS_SHOWN} more, in manifest.json")

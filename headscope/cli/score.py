@@ -73,6 +73,7 @@ def score(
 
 
 def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
+    from analysis.atomic_file import DiskFull
     from headscope.cli.run_report import print_run
     from headscope.cli.screen import note, progress
     from headscope.runs import score_run
@@ -81,25 +82,27 @@ def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bo
         with progress(f"{subject.name} on {data}") as show_progress:
             run = score_run(subject, data, out, how, resume=resume, progress=show_progress)
     except KeyboardInterrupt:
-        note(_how_to_go_on(out))
+        note(f"Interrupted; {_how_to_go_on(out)}")
         raise typer.Exit(_INTERRUPTED) from None
+    except DiskFull as error:
+        raise DiskFull(f"{error} After that, {_how_to_go_on(out)}") from error
     print_run(run, as_json)
 
 
 def _how_to_go_on(out: Path) -> str:
+    import shlex
+
     from analysis.run_folder import PLAN, open_run
 
-    if not (out / PLAN).exists():
-        return "Interrupted before anything was scored; nothing was kept."
-    done, total = open_run(out).shards
+    done, total = open_run(out).shards if (out / PLAN).exists() else (0, 0)
+    if done == 0:
+        return "nothing was scored yet: start again."
     given = [word for word in sys.argv[1:] if word != "--resume"]
     if not any(word == "--out" or word.startswith("--out=") for word in given):
         given += ["--out", str(out)]
-    import shlex
-
     return (
-        f"Interrupted; {done} of {total} shards are safe in {out}. Go on with:\n"
-        f"  headscope {shlex.join(given)} --resume"
+        f"{done} of {total} shards are safe in {out}, go on with: "
+        f"headscope {shlex.join(given)} --resume"
     )
 
 
