@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probes.padding import pad_id
 from probes.inputs import Batch, InputError
+from probes.padding import pad_id
 from probes.tap import announced
 
 if TYPE_CHECKING:
