@@ -44,7 +44,10 @@ def refuse_nonfinite(model: nn.Module, name: str, towers: Mapping[str, Tower]) -
 
 
 def place_of(parameter: str, towers: Mapping[str, Tower]) -> str:
-    """``language layer 3`` for a parameter of that block; empty outside the towers."""
+    """``language layer 3`` for a parameter of that block; empty outside the blocks.
+
+    Without a tower that fits, the path itself tells: ``layer 3 of model.layers``.
+    """
     for tower in towers.values():
         block = tower.template.rpartition("*")[0] + "*" if "*" in tower.template else ""
         if not block:
@@ -52,4 +55,5 @@ def place_of(parameter: str, towers: Mapping[str, Tower]) -> str:
         match = re.match(re.escape(block).replace(r"\*", r"(\d+)") + r"(?:\.|$)", parameter)
         if match:
             return f"{tower.name} layer {match[match.lastindex or 0]}"
-    return ""
+    numbered = re.match(r"(.+?)\.(\d+)\.", parameter)
+    return f"layer {numbered[2]} of {numbered[1]}" if numbered else ""

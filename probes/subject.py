@@ -12,22 +12,18 @@ import torch
 from torch import nn
 
 from probes.collate import Collated, collate
+from probes.finite import refuse_nonfinite
 from probes.inputs import Batch, Example, InputError
 from probes.kinds import ForwardArguments, context_length_of, kind_of
 from probes.layout import Layout, Tower
 from probes.load_error import LoadError
-from probes.observe import observe
+from probes.observe_subject import observe_on, observe_on_sample
 from probes.preparation import examples_of, prepare_examples, prepare_tensors
 from probes.prompts import image_token_of
-from probes.sample_inputs import sample_tensors
 from probes.tap import announced
-from probes.tokens.map import TokenMap
 
 if TYPE_CHECKING:
     from probes.generation import Generated
-
-_WRONG_SAMPLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What models raise for an input that does not suit them."""
 
 
 class Subject:
@@ -127,7 +123,7 @@ class Subject:
         """Towers, layers, heads and anatomy, observed once in a forward on a small sample."""
         with self._observing:
             if self._layout is None:
-                self._layout = self._observe_sample()
+                self._layout = observe_on_sample(self)
             return self._layout
 
     @property
@@ -238,8 +234,6 @@ class Subject:
         Raises:
             LoadError: naming the weight, its tower and its layer.
         """
-        from probes.finite import refuse_nonfinite
-
         refuse_nonfinite(self.model, self.name, self.layout.towers)
 
     def on_device(self, batch: Batch) -> Batch:
@@ -265,25 +259,5 @@ class Subject:
                 try:
                     return self.layout
                 except LoadError:
-                    self._layout = self._observe(tensors, rows)
+                    self._layout = observe_on(self, tensors, rows)
             return self._layout
-
-    def _observe_sample(self) -> Layout:
-        advice = (
-            "Its towers are read off one forward: call `subject.prepare(...)` first with its own "
-            f"tensors by name ({', '.join(self.arguments.names)})."
-        )
-        try:
-            tensors = sample_tensors(self)
-            if tensors is not None:
-                return self._observe(tensors, 1)
-        except _WRONG_SAMPLE as error:
-            raise LoadError(
-                f"{self.name!r} did not run on a small sample ({type(error).__name__}: {error}). "
-                f"{advice}"
-            ) from error
-        raise LoadError(f"What {self.name!r} reads cannot be guessed. {advice}")
-
-    def _observe(self, tensors: Mapping[str, Any], rows: int) -> Layout:
-        batch = Batch(dict(tensors), TokenMap({}), ())
-        return observe(self.model, lambda: self.forward(batch), examples=rows, inputs=list(tensors))

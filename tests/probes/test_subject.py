@@ -218,6 +218,14 @@ def test_weights_that_are_not_finite_are_placed_in_tower_and_layer() -> None:
         subject.check_weights()
 
 
+def test_nan_from_the_first_layer_on_is_named_though_no_tower_can_be_seen() -> None:
+    model = tiny_models.gpt2()
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight.fill_(float("nan"))
+    with pytest.raises(LoadError, match=r"in (language layer 0|layer 0 of transformer\.h): "):
+        _ = load(model).towers
+
+
 def test_large_finite_weights_are_finite() -> None:
     layer = nn.Linear(3, 2)
     nn.init.constant_(layer.weight, 3e38)
