@@ -36,9 +36,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if is_disk_full(error):
-            raise DiskFull(
-                f"No space is left on the disk for {path}. Free some space."
-            ) from error
+            raise DiskFull(f"No space is left on the disk for {path}. Free some space.") from error
         raise
 
 

@@ -11,17 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atomic_file import written_atomically
+from analysis.table_form import COLUMNS, NUMBERS, RANGES, check, listed, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = ("tower", "layer", "head", "measure", "variant", "inputs")
-NUMBERS = ("value", "ci_low", "ci_high", "n", "null_low", "null_high")
-COLUMNS = (*KEY, *NUMBERS, "unit")
-RANGES = {"share": (0.0, 1.0), "probability": (0.0, 1.0), "correlation": (-1.0, 1.0)}
-"""Units whose values have both a floor and a ceiling."""
-_WHOLE = ("layer", "head", "n")
-_ROUNDING = 1e-4
+__all__ = ["COLUMNS", "NUMBERS", "RANGES", "HeadTable"]
+
 _ATTENTION_LAYERS = "layers"
 
 
@@ -45,8 +41,8 @@ class HeadTable:
     layers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        frame = _tidy(self.frame)
-        _check(frame)
+        frame = tidy(self.frame)
+        check(frame)
         deepest = frame.groupby("tower", sort=False)["layer"].max()
         layers = {
             str(tower): max(int(layer) + 1, self.layers.get(str(tower), 0))
@@ -100,6 +96,8 @@ class HeadTable:
     ) -> pd.DataFrame:
         """The lines of one measure in one tower, one per head.
 
+        Without ``variant``, those of the plain measure, if it has a plain variant ``""``.
+
         Raises:
             ValueError: nothing matches, or several towers, variants or inputs do; the sentence
                 lists them.
@@ -107,15 +105,17 @@ class HeadTable:
         frame = self._of(measure, tower)
         for column, wanted in (("tower", tower), ("variant", variant), ("inputs", inputs)):
             there = list(dict.fromkeys(frame[column]))
+            if wanted is None and column == "variant" and "" in there:
+                wanted = ""
             if wanted is None and len(there) > 1:
                 raise ValueError(
                     f"`{column}` must be given for measure {measure!r}, which has several. "
-                    f"Choose one of: {_listed(there)}."
+                    f"Choose one of: {listed(there)}."
                 )
             if wanted is not None and wanted not in there:
                 raise ValueError(
                     f"`{column}` must be one that measure {measure!r} was taken with, got "
-                    f"{wanted!r}. Choose one of: {_listed(there)}."
+                    f"{wanted!r}. Choose one of: {listed(there)}."
                 )
             if wanted is not None:
                 frame = frame[frame[column] == wanted]
@@ -191,7 +191,7 @@ class HeadTable:
         heads = self.frame[["tower", "layer", "head"]].drop_duplicates()
         counts = heads.groupby("tower", sort=False).size()
         towers = ", ".join(f"{tower} {count} heads" for tower, count in counts.items())
-        inputs = _listed([name for name in dict.fromkeys(self.frame["inputs"]) if name])
+        inputs = listed([name for name in dict.fromkeys(self.frame["inputs"]) if name])
         return (
             f"HeadTable: {towers}; n up to {int(self.frame['n'].max())}"
             f"{f'; inputs {inputs}' if inputs else ''}\n"
@@ -203,68 +203,11 @@ class HeadTable:
         if frame.empty:
             raise ValueError(
                 f"`measure` must be one in the table, got {measure!r}. "
-                f"Choose one of: {_listed(self.measures)}."
+                f"Choose one of: {listed(self.measures)}."
             )
         if tower is not None and not (frame["tower"] == tower).any():
             raise ValueError(
                 f"`tower` must be one in which {measure!r} was measured, got {tower!r}. "
-                f"Choose one of: {_listed(dict.fromkeys(frame['tower']))}."
+                f"Choose one of: {listed(dict.fromkeys(frame['tower']))}."
             )
         return frame if tower is None else frame[frame["tower"] == tower]
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(repr(str(name)) if not name else str(name) for name in names)
-
-
-def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in frame]
-    unknown = [str(name) for name in frame if name not in COLUMNS]
-    if missing or unknown:
-        raise ValueError(
-            f"A head table must have the columns {' '.join(COLUMNS)}; "
-            + "; ".join(
-                f"{word} {' '.join(names)}"
-                for word, names in (("missing", missing), ("unknown", unknown))
-                if names
-            )
-            + "."
-        )
-    frame = frame[list(COLUMNS)].reset_index(drop=True)
-    kinds = {name: "int64" if name in _WHOLE else "float64" for name in ("layer", "head", *NUMBERS)}
-    return frame.astype({**kinds, **dict.fromkeys(set(COLUMNS) - set(kinds), "str")})
-
-
-def _check(frame: pd.DataFrame) -> None:
-    twice = frame.duplicated(list(KEY))
-    if twice.any():
-        line = " ".join(f"{name}={frame[name][twice.idxmax()]}" for name in KEY)
-        raise ValueError(f"A head table must hold each line once, got twice: {line}.")
-    if (frame[list(_WHOLE)] < 0).any(axis=None):
-        raise ValueError("Columns layer, head and n of a head table must not be negative.")
-    units = frame.groupby(["measure", "variant"], sort=False)["unit"].unique()
-    for (measure, _), names in units.items():
-        if len(names) > 1 or not names[0]:
-            raise ValueError(
-                f"Measure {measure!r} must have one unit, got {_listed(names)}. "
-                "Give what has another unit another name or variant."
-            )
-    for low, high in (("ci_low", "ci_high"), ("null_low", "null_high")):
-        if (frame[low] > frame[high]).any():
-            raise ValueError(f"{low} must not lie above {high}.")
-    for number in ("value", "ci_low", "ci_high", "null_low", "null_high"):
-        _check_range(frame, number)
-
-
-def _check_range(frame: pd.DataFrame, number: str) -> None:
-    values = frame[number].to_numpy(float)
-    wrong = np.isinf(values)
-    for unit, (low, high) in RANGES.items():
-        outside = (values < low - _ROUNDING) | (values > high + _ROUNDING)
-        wrong |= (frame["unit"] == unit).to_numpy() & outside
-    if wrong.any():
-        line = frame.iloc[int(wrong.argmax())]
-        raise ValueError(
-            f"{number} of {line['measure']} at {line['tower']}.L{line['layer']}H{line['head']} "
-            f"must be finite and in the range of its unit ({line['unit']}), got {line[number]}."
-        )

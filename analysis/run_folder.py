@@ -10,37 +10,36 @@ runs/NAME/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.atomic_file import write_json, written_atomically
 from analysis.head_table import HeadTable
 from analysis.journal import Journal, RunLock
+from analysis.run_files import (
+    HEADS,
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    PLAN,
+    PROFILES,
+    SCHEMA,
+    RunError,
+    digests,
+    plan_differences,
+    read_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, LOCK = (
-    "plan.json",
-    "manifest.json",
-    "heads.parquet",
-    "profiles.parquet",
-    "journal",
-    "lock",
-)
+__all__ = ["Run", "RunError", "RunFolder", "Section", "new_section", "open_run"]
+
 _OWN = {PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, "examples"}
-_MAY_DIFFER = {"command", "created", "device"}
-
-
-class RunError(RuntimeError):
-    """A run folder cannot be used as asked; the message is one or two plain sentences."""
 
 
 class RunFolder:
@@ -82,7 +81,7 @@ class RunFolder:
         heads.to_parquet(self.path / HEADS)
         with written_atomically(self.path / PROFILES) as temporary:
             profiles.to_parquet(temporary, index=False)
-        files = _digests(self.path, skip=_sections_in(self.path))
+        files = digests(self.path, skip=_sections_in(self.path))
         write_json(self.path / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
 
 
@@ -100,7 +99,7 @@ def new_section(run: Path, name: str, about: Mapping[str, Any]) -> Iterator[Path
         raise RunError(f"Section {name!r} of {run} is finished. Use another run, or another name.")
     path.mkdir(exist_ok=True)
     yield path
-    write_json(path / MANIFEST, {"schema": SCHEMA, **about, "files": _digests(path)})
+    write_json(path / MANIFEST, {"schema": SCHEMA, **about, "files": digests(path)})
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.plan: dict[str, Any] = _read_json(path / PLAN)
+        self.plan: dict[str, Any] = read_json(path / PLAN)
         self.manifest: dict[str, Any] | None = (
-            _read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
+            read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
         )
         schema = self.plan.get("schema")
         if schema != SCHEMA:
@@ -156,8 +155,8 @@ class Run:
         """The head table; of an unfinished run, that of the shards done so far."""
         if self.finished:
             return HeadTable.from_parquet(self.path / HEADS)
-        tally = self._so_far
-        return tally.heads(self.plan["data"]["inputs"], self.plan["layers"])
+        plan = self.plan
+        return self._so_far.heads(plan["data"]["inputs"], plan["layers"], plan["measures"])
 
     @cached_property
     def profiles(self) -> pd.DataFrame:
@@ -185,7 +184,7 @@ class Run:
         found = {}
         for name in sorted(_sections_in(self.path)):
             path = self.path / name
-            manifest = _read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
+            manifest = read_json(path / MANIFEST) if (path / MANIFEST).exists() else None
             found[name] = Section(name, path, manifest)
         return found
 
@@ -193,7 +192,7 @@ class Run:
         """Files that are missing or no longer what the manifest says; empty if all is well."""
         if self.manifest is None:
             return []
-        there = _digests(self.path, skip=_sections_in(self.path))
+        there = digests(self.path, skip=_sections_in(self.path))
         recorded = self.manifest["files"]
         return sorted(name for name in recorded if there.get(name) != recorded[name])
 
@@ -231,26 +230,6 @@ def open_run(path: str | Path) -> Run:
     return Run(folder)
 
 
-def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One phrase per thing in which two plans differ, except when and how they were started."""
-    old, new = _flat(old), _flat(new)
-    return [
-        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if name.split(".")[0] not in _MAY_DIFFER and old.get(name) != new.get(name)
-    ]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(_flat(item, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = list(item) if isinstance(item, tuple) else item
-    return flat
-
-
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"`--out` must be a folder, {path} is a file. Choose another name.")
@@ -277,7 +256,7 @@ def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None
             f"{path} holds an unfinished run. Add `--resume` to go on with it, or choose another "
             "`--out`."
         )
-    differences = plan_differences(_read_json(path / PLAN), plan)
+    differences = plan_differences(read_json(path / PLAN), plan)
     if differences:
         raise RunError(
             f"The run in {path} has another plan: {'; '.join(differences)}. "
@@ -287,27 +266,3 @@ def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None
 
 def _sections_in(path: Path) -> set[str]:
     return {item.name for item in path.iterdir() if item.is_dir() and item.name not in _OWN}
-
-
-def _digests(path: Path, skip: set[str] | None = None) -> dict[str, str]:
-    found = {}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        if file.is_file() and name.parts[0] not in (skip or ()):
-            if name.as_posix() in (MANIFEST, f"{JOURNAL}/{LOCK}") or file.suffix == ".part":
-                continue
-            digest = blake2b(digest_size=16)
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            found[name.as_posix()] = digest.hexdigest()
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}). Score again into another folder."
-        ) from error

@@ -58,8 +58,19 @@ class Tally:
         self.reasons.update(scores.reasons)
         self.examples += len(names)
 
-    def heads(self, inputs: str = "", layers: Mapping[str, int] | None = None) -> HeadTable:
-        """The head table of everything counted so far."""
+    def heads(
+        self,
+        inputs: str = "",
+        layers: Mapping[str, int] | None = None,
+        measures: Iterable[str] = (),
+    ) -> HeadTable:
+        """The head table of everything counted so far.
+
+        Args:
+            inputs: what the column of that name says.
+            layers: blocks of each tower; its order is that of the towers.
+            measures: their order, where it is not that of their first appearance.
+        """
         import pandas as pd
 
         low, high = self._sums.interval()
@@ -75,7 +86,7 @@ class Tally:
             | {"inputs": inputs, "value": self._sums.value, "ci_low": low, "ci_high": high}
             | {"n": self._sums.n, "null_low": null_low, "null_high": null_high}
         )
-        order = self._order(columns, layers or ())
+        order = self._order(columns, layers or (), measures)
         return HeadTable(frame.iloc[order], layers or {})
 
     def profiles(self) -> pd.DataFrame:
@@ -128,10 +139,12 @@ class Tally:
         wide[:, index] = values
         return wide
 
-    def _order(self, columns: list[Column], towers: Iterable[str]) -> list[int]:
+    def _order(
+        self, columns: list[Column], towers: Iterable[str], measures: Iterable[str]
+    ) -> list[int]:
         """Tower by tower, measures as they came, the variants of a measure together."""
         tower_rank = _ranks([*towers, *(c.tower for c in columns)])
-        measure_rank = _ranks(c.measure for c in columns)
+        measure_rank = _ranks([*measures, *(c.measure for c in columns)])
         variant_rank = _ranks((c.measure, c.variant) for c in columns)
 
         def rank(index: int) -> tuple[int, ...]:

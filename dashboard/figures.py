@@ -94,7 +94,7 @@ def small_multiples(
             f"{_named(measure, variant)} · {heads.unit(measure, variant)}"
             for measure, variant, _, _ in chosen
         ],
-        horizontal_spacing=0.2 / columns,
+        horizontal_spacing=0.3 / columns,
         vertical_spacing=0.28 / rows,
     )
     shape = (1, 1)
@@ -130,8 +130,9 @@ def small_multiples(
     figure.update_layout(
         _page(),
         title=None,
+        margin_t=40,
         width=max(columns * (shape[1] * cell + 130), 380),
-        height=max(rows * (shape[0] * cell + 110) + 40, 260),
+        height=max(rows * (shape[0] * cell + 110), 220),
     )
     return figure
 

@@ -55,7 +55,7 @@ def make_plan(
     subject: Subject, data: str, examples: Sequence[Example], measures: Sequence[str], how: Options
 ) -> dict[str, Any]:
     """The plan of a run; two runs with equal plans give equal tables."""
-    from analysis.run_folder import SCHEMA
+    from analysis.run_files import SCHEMA
     from probes.readers import data_digest
 
     size = shard_size(how.batch_size)

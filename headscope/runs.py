@@ -156,7 +156,8 @@ def _finish(
         )
     bad = {item["id"] for item in skipped}
     keep_examples(folder.path, subject, [e for e in examples if e.id not in bad])
-    heads = tally.heads(folder.plan["data"]["inputs"], folder.plan["layers"])
+    plan = folder.plan
+    heads = tally.heads(plan["data"]["inputs"], plan["layers"], plan["measures"])
     folder.finish(
         heads,
         tally.profiles(),

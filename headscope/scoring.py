@@ -69,7 +69,8 @@ def score(
         raise ValueError(
             f"No example could be scored: {reasons[0]}" if reasons else "There was no batch."
         )
-    return tally.heads(name, {tower: found.layers for tower, found in subject.towers.items()})
+    layers = {tower: found.layers for tower, found in subject.towers.items()}
+    return tally.heads(name, layers, [measure.name for measure in chosen])
 
 
 def chosen_measures(measures: str | Sequence[str]) -> list[Any]:

@@ -92,7 +92,8 @@ def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bo
 def _how_to_go_on(out: Path) -> str:
     import shlex
 
-    from analysis.run_folder import PLAN, open_run
+    from analysis.run_files import PLAN
+    from analysis.run_folder import open_run
 
     done, total = open_run(out).shards if (out / PLAN).exists() else (0, 0)
     if done == 0:

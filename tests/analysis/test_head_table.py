@@ -71,6 +71,12 @@ def test_grid_says_what_must_be_chosen(small):
     assert small.grid("sink", variant="eps=0.1")[0, 0] == 0.6
 
 
+def test_the_plain_variant_is_the_default(small):
+    both = small.merge(_table(_line(0, 0, 9.0, variant="exclude_bos")))
+    assert both.grid("entropy", "language")[0, 0] == 1.5
+    assert both.grid("entropy", "language", "exclude_bos")[0, 0] == 9.0
+
+
 def test_names_and_selection(small):
     assert small.measures == ["entropy", "sink"]
     assert small.towers == ["language", "vision"]

@@ -10,13 +10,8 @@ import torch
 from analysis import run_folder
 from analysis.head_table import HeadTable
 from analysis.journal import RunLock, RunLocked
-from analysis.run_folder import (
-    RunError,
-    RunFolder,
-    new_section,
-    open_run,
-    plan_differences,
-)
+from analysis.run_files import plan_differences
+from analysis.run_folder import RunError, RunFolder, new_section, open_run
 from analysis.scores import BatchScores, Column
 from analysis.tally import Tally
 
@@ -27,6 +22,7 @@ PLAN = {
     "model": {"name": "repeat-lm", "revision": None},
     "data": {"inputs": "repeats", "n": 5},
     "layers": {"language": 3},
+    "measures": ["sink"],
     "seed": 7,
     "replicates": 20,
     "shards": 2,

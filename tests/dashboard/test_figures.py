@@ -92,6 +92,7 @@ def test_what_was_not_measured_is_hatched_and_nothing_else(table):
         ("nats", [0.5, 3.0, np.nan], ("Cividis", 0, 3)),
         ("norm", [0.0], ("Cividis", 0, 1)),
         ("correlation", [0.2, 0.4], (HELPS_OR_HURTS, -1, 1)),
+        ("cosine", [0.2, 0.4], (HELPS_OR_HURTS, -1, 1)),
         ("nats", [-0.5, 0.25], (HELPS_OR_HURTS, -0.5, 0.5)),
         ("difference", [0.25, 2.0], (HELPS_OR_HURTS, -2, 2)),
     ],

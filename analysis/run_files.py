@@ -1,0 +1,74 @@
+"""The files of a run folder: their names, digests, and how two plans differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, LOCK = (
+    "plan.json",
+    "manifest.json",
+    "heads.parquet",
+    "profiles.parquet",
+    "journal",
+    "lock",
+)
+_MAY_DIFFER = {"command", "created", "device"}
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be used as asked; the message is one or two plain sentences."""
+
+
+def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One phrase per thing in which two plans differ, except when and how they were started."""
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name.split(".")[0] not in _MAY_DIFFER and old.get(name) != new.get(name)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flat(item, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(item) if isinstance(item, tuple) else item
+    return flat
+
+
+def digests(path: Path, skip: set[str] | None = None) -> dict[str, str]:
+    """blake2b of every file below ``path`` but its manifest and lock, by relative name."""
+    found = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and name.parts[0] not in (skip or ()):
+            if name.as_posix() in (MANIFEST, f"{JOURNAL}/{LOCK}") or file.suffix == ".part":
+                continue
+            digest = blake2b(digest_size=16)
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            found[name.as_posix()] = digest.hexdigest()
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}). Score again into another folder."
+        ) from error
