@@ -50,16 +50,11 @@ def _run_at(runs: list[ModuleRun], occurrence: int) -> ModuleRun:
 
 def _block_path(tower: Tower, path: str) -> str:
     parts, shape = path.split("."), tower.template.split(".")
-    if "*" not in shape:
+    numbered = [i for i, part in enumerate(shape) if part.endswith("*")]
+    if not numbered:
         return ""
-    last = len(shape) - 1 - shape[::-1].index("*")
-    first = shape.index("*")
-    varying = [
-        i
-        for i, part in enumerate(shape)
-        if part == "*" and len({s.path.split(".")[i] for s in tower.sites.values()}) > 1
-    ]
-    where = varying[-1] if varying else (first if first else last)
+    varying = [i for i in numbered if len({s.path.split(".")[i] for s in tower.sites.values()}) > 1]
+    where = varying[-1] if varying else (numbered[0] or numbered[-1])
     return ".".join(parts[: where + 1])
 
 

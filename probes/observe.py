@@ -22,7 +22,7 @@ _ATTENTION_CLASS = re.compile(
 )
 _NOT_ATTENTION = re.compile(
     r"norm|mlp|output|dropout|embed|pool|mask|rotary|linear$|conv\dd|gate$|cache|moe|router|"
-    r"feedforward|intermediate|projection|activation|bias|"
+    r"feedforward|intermediate|projection|activation|bias|encoding|"
     # Blocks and stacks: the module inside them is the one to name.
     r"layer$|encoder$|decoder$|(?<!recurrent)block$",
     re.IGNORECASE,

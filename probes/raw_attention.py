@@ -102,7 +102,7 @@ def from_product(
         NotAnAttentionPattern: the axes cannot be read as query x key times key x width.
     """
     if name == "einsum":
-        return _from_einsum(args, output, pattern)
+        return _from_einsum(args, output, pattern, examples, heads)
     operands = [arg for arg in args if isinstance(arg, Tensor)][:2]
     if name == "__rmatmul__":
         operands.reverse()
@@ -127,7 +127,9 @@ def from_product(
     )
 
 
-def _from_einsum(args: tuple[Any, ...], output: Tensor, pattern: Tensor) -> RawAttention:
+def _from_einsum(
+    args: tuple[Any, ...], output: Tensor, pattern: Tensor, examples: int | None, heads: int | None
+) -> RawAttention:
     equation = args[0]
     operands = list(args[1:])
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
@@ -143,26 +145,23 @@ def _from_einsum(args: tuple[Any, ...], output: Tensor, pattern: Tensor) -> RawA
     queries = [c for c in a if c in result and c not in v]
     shared = [c for c in a if c in v and c in result]
     width = [c for c in v if c in result and c not in a]
-    if len(keys) != 1 or len(queries) != 1 or len(width) != 1 or len(shared) > 2:
+    if len(keys) != 1 or len(queries) != 1 or len(width) != 1 or not shared:
         raise NotAnAttentionPattern(f"the einsum {equation!r} has no single query and key axis")
 
     def arrange(tensor: Tensor, have: str, want: list[str]) -> Tensor:
-        missing = 2 - len(shared)
-        moved = tensor.permute([have.index(c) for c in want])
-        return moved.reshape(*([1] * missing), *moved.shape)
+        return tensor.permute([have.index(c) for c in want])
 
     back = [*shared, queries[0], width[0]]
     order = [back.index(c) for c in result]
-
-    def restore(new: Tensor) -> Tensor:
-        flat = new.reshape([output.shape[result.index(c)] for c in back])
-        return flat.permute(order).to(output.dtype)
-
+    whole = arrange(pattern, a, [*shared, queries[0], keys[0]])
+    z = arrange(output, result, back)
+    fold = _folding(whole, examples, heads)
+    inner = fold.restore(z.shape)
     return _softmax_call(
-        arrange(pattern, a, [*shared, queries[0], keys[0]]),
-        arrange(value, v, [*shared, keys[0], width[0]]),
-        arrange(output, result, back),
-        restore,
+        fold.tensor(whole),
+        fold.tensor(arrange(value, v, [*shared, keys[0], width[0]])),
+        fold.tensor(z),
+        lambda new: inner(new).permute(order).to(output.dtype),
     )
 
 

@@ -28,6 +28,7 @@ _MODALITY = {
 }
 
 
+_NUMBERED = re.compile(r"^(.*_)?\d+$")
 _SIDES = ("encoder", "decoder")
 _SAY_LITTLE = frozenset(
     "* self att attn attention self_attn self_attention layer layers block blocks module".split()
@@ -147,15 +148,17 @@ def template(path: str) -> str:
 
     >>> template("model.layers.3.self_attn")
     'model.layers.*.self_attn'
+    >>> template("encoder.layers.encoder_layer_3.self_attention")
+    'encoder.layers.encoder_layer_*.self_attention'
     """
-    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+    return ".".join(_NUMBERED.sub(r"\1*", part) for part in path.split("."))
 
 
 def _layer_indices(model: nn.Module, stack: list[_Layer]) -> tuple[list[int], int]:
     if len({layer.path for layer in stack}) == 1 and len(stack) > 1:
         return [layer.occurrence for layer in stack], len(stack)
     parts = [layer.path.split(".") for layer in stack]
-    numbered = [i for i, part in enumerate(parts[0]) if part.isdigit()]
+    numbered = [i for i, part in enumerate(parts[0]) if _NUMBERED.match(part)]
     varying = [i for i in numbered if len({p[i] for p in parts}) > 1]
     shared = max(layer.occurrence for layer in stack)
     if len(varying) > 1 or shared:
@@ -164,7 +167,7 @@ def _layer_indices(model: nn.Module, stack: list[_Layer]) -> tuple[list[int], in
         return [0] * len(stack), 1
     where = varying[0] if varying else numbered[0]
     parent = model.get_submodule(".".join(parts[0][:where]))
-    indices = [int(p[where]) for p in parts]
+    indices = [int(p[where].rpartition("_")[2]) for p in parts]
     return indices, max(len(list(parent.children())), max(indices) + 1)
 
 

@@ -334,9 +334,12 @@ FAMILIES = [
             "ngram": 2,
             "pad_token_id": 0,
         },
-        towers={"encoder": Seen(2, 6), "decoder": Seen(2, 4), "cross": Seen(2, 4)},
-        refused={"decoder.layers.0.self_attn": "einsum"},
-        aside=("7x14",),
-        note="the stream that predicts two tokens ahead is refused",
+        towers={
+            "encoder": Seen(2, 6),
+            "decoder": Seen(2, 4),
+            "decoder_decoder": Seen(2, 4),
+            "cross": Seen(2, 4),
+        },
+        note="the stream that predicts two tokens ahead is a tower of its own",
     ),
 ]

@@ -37,7 +37,8 @@ class Parity:
         pattern_error: largest difference to the eager patterns.
         product_error: largest ``|pattern @ value - z|``, in units of the largest ``|z|``.
         z_error: largest difference to the eager run's own z, in units of its largest entry.
-        output_error: largest change of an output by the tap; 0 means bit-identical.
+        output_error: largest change of an output by the tap, in units of that output's largest
+            entry; 0 means bit-identical.
         empty_rows: query rows that may read nothing, left out of ``pattern_error``.
         unmatched: eager maps that no call equals in place and order, calls without an eager map.
     """
@@ -55,13 +56,20 @@ class Parity:
     unmatched: list[str] = field(default_factory=list)
 
 
-def subject_of(model: nn.Module, tensors: dict[str, Any], name: str) -> tuple[Subject, Batch]:
-    """A subject whose layout was observed on these very tensors, and the batch of them."""
-    subject = Subject(model, name=name)
+def subject_of(
+    model: nn.Module, tensors: dict[str, Any], name: str, aliases: dict[str, str] | None = None
+) -> tuple[Subject, Batch]:
+    """A subject whose layout was observed on these very tensors, and the batch of them.
+
+    Args:
+        aliases: usual name of a tensor to the name in ``tensors`` and in the model's forward.
+    """
+    back = {own: usual for usual, own in (aliases or {}).items()}
+    tensors = {back.get(own, own): tensor for own, tensor in tensors.items()}
+    subject = Subject(model, name=name, aliases=aliases)
     batch = subject.prepare(**tensors)
-    rows = rows_of(tensors)
     subject._layout = observe(
-        model, lambda: seeded(subject, batch), examples=rows, inputs=list(tensors)
+        model, lambda: seeded(subject, batch), examples=rows_of(tensors), inputs=list(tensors)
     )
     return subject, batch
 
@@ -98,6 +106,7 @@ def measure(
     tensors: dict[str, Any],
     name: str,
     aside: tuple[str, ...] = (),
+    aliases: dict[str, str] | None = None,
 ) -> Parity:
     """Compare a tapped model with the eager run of a model of the same weights.
 
@@ -105,7 +114,7 @@ def measure(
         aside: eager maps that are no attention or are refused: parts of paths, or "7x14" for
             the number of queries and keys where one module makes both kinds.
     """
-    subject, batch = subject_of(model, tensors, name)
+    subject, batch = subject_of(model, tensors, name, aliases)
     parity = Parity(
         subject.layout, type(model).__name__, subject.attention_implementation or "its own"
     )
@@ -123,13 +132,15 @@ def measure(
 
 
 def largest_change(one: Any, other: Any) -> float:
-    """Largest difference between two outputs of a model; infinite if their shapes differ."""
+    """Largest relative difference between two outputs; infinite if their shapes differ."""
     first, second = flat_tensors(one), flat_tensors(other)
     if [t.shape for t in first] != [t.shape for t in second] or not first:
         return float("inf")
     pairs = zip(first, second, strict=True)
     return max(
-        0.0 if torch.equal(a, b) else float((a.float() - b.float()).abs().nan_to_num(1e9).max())
+        0.0
+        if torch.equal(a, b)
+        else float((a - b).abs().nan_to_num(1e9).max() / a.abs().max().clamp_min(1e-12))
         for a, b in pairs
     )
 

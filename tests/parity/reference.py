@@ -111,6 +111,7 @@ def eager_maps(model: nn.Module, tensors: dict[str, Any]) -> tuple[list[EagerMap
     """The attention maps of one forward, in order, and the outputs."""
     recorder = _Recorder()
     with ExitStack() as replaced:
+        replaced.enter_context(_no_fast_path())
         replaced.enter_context(_module_stack(model, recorder.stack))
         replaced.enter_context(_replaced(_SOFTMAX, recorder.softmax))
         replaced.enter_context(_replaced(_PRODUCTS, recorder.product))
@@ -166,6 +167,16 @@ def flat_tensors(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, (list, tuple)):
         return [tensor for value in outputs for tensor in flat_tensors(value)]
     return []
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager
