@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def _canvases(context: Context) -> list[list[Canvas]] | None:
     if way is None:
         return None
     found = [
-        way(context.image_processor, *context.image_sizes[image], pixels.shape[-1])
+        way(context, *context.image_sizes[image], pixels.shape[-1])
         for image in range(context.images)
     ]
     return found if sum(len(mine) for mine in found) == _real(pixels) else None
@@ -91,6 +92,13 @@ def _real(pixels: Tensor) -> int:
     if pixels.ndim == 4:
         return pixels.shape[0]
     return int((pixels != 0).flatten(0, 1).flatten(1).any(-1).sum())
+
+
+def _setting(context: Context, name: str) -> Any:
+    """A setting of the image processor as the whole processor calls it: with its own defaults."""
+    own = getattr(context.processor, "images_kwargs", None)
+    value = own.get(name) if isinstance(own, Mapping) else None
+    return value if value is not None else getattr(context.image_processor, name, None)
 
 
 def _way(processor: Any) -> Any:
@@ -118,43 +126,43 @@ def _tiled(
     return [whole, *tiles] if whole_first else [*tiles, whole]
 
 
-def _of_rows_and_columns(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+def _of_rows_and_columns(context: Context, width: int, height: int, side: int) -> list[Canvas]:
     """Idefics3 and SmolVLM: enlarged to whole tiles, as the processor itself tells."""
     import numpy as np
 
-    if not getattr(processor, "do_image_splitting", False):
+    if not _setting(context, "do_image_splitting"):
         return _tiled(width, height, side, 0, 0)
     blank = np.zeros((height, width, 3), dtype=np.uint8)
-    made = processor(images=[[blank]], return_row_col_info=True)
+    made = context.image_processor(images=[[blank]], return_row_col_info=True)
     return _tiled(width, height, side, int(made["rows"][0][0]), int(made["cols"][0][0]))
 
 
-def _of_best_canvas(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+def _of_best_canvas(context: Context, width: int, height: int, side: int) -> list[Canvas]:
     """InternVL and GOT-OCR: the arrangement of tiles whose shape is nearest to the image's."""
-    if not getattr(processor, "crop_to_patches", False) or processor.max_patches <= 1:
+    least, most = _setting(context, "min_patches"), _setting(context, "max_patches")
+    if not _setting(context, "crop_to_patches") or most <= 1:
         return _tiled(width, height, side, 0, 0)
-    module = sys.modules[type(processor).__module__]
-    columns, rows = module.get_optimal_tiled_canvas(
-        (height, width), (side, side), processor.min_patches, processor.max_patches
-    )
+    module = sys.modules[type(context.image_processor).__module__]
+    columns, rows = module.get_optimal_tiled_canvas((height, width), (side, side), least, most)
     if columns * rows == 1:
         return _tiled(width, height, side, 0, 0)
     return _tiled(width, height, side, rows, columns)
 
 
-def _of_pan_and_scan(processor: Any, width: int, height: int, side: int) -> list[Canvas]:
+def _of_pan_and_scan(context: Context, width: int, height: int, side: int) -> list[Canvas]:
     """Gemma 3: crops of long images, which the processor cuts out of a map of coordinates."""
     whole = _tiled(width, height, side, 0, 0)
-    if not getattr(processor, "do_pan_and_scan", False):
+    processor = context.image_processor
+    if not _setting(context, "do_pan_and_scan"):
         return whole
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pil = any(base.__name__ == "PilBackend" for base in type(processor).__mro__)
     positions = torch.stack([x, y, x])
     crops = processor.pan_and_scan(
         positions.numpy() if pil else positions[None],
-        processor.pan_and_scan_min_crop_size,
-        processor.pan_and_scan_max_num_crops,
-        processor.pan_and_scan_min_ratio_to_activate,
+        _setting(context, "pan_and_scan_min_crop_size"),
+        _setting(context, "pan_and_scan_max_num_crops"),
+        _setting(context, "pan_and_scan_min_ratio_to_activate"),
     )
     for index, crop in enumerate(crops):
         corner = torch.as_tensor(crop).reshape(3, *crop.shape[-2:])[:, 0, 0].tolist()

@@ -5,86 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from planting import assert_found, assert_tiles, entering, scene, silence
-from small_tokenizers import word_tokenizer
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextProcessor,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaProcessor,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava_next.image_processing_pil_llava_next import (
-    LlavaNextImageProcessorPil,
-)
-from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-    LlavaOnevisionImageProcessorPil,
-)
+from small_vlms import PATCH, SIDE, layers_of, llava, llava_next, llava_onevision
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
 from probes.collate import collate
 from probes.inputs import Example
 from probes.tokens import ROLES, map_tokens
-
-SIDE, PATCH = 20, 5
-TEXT = {"hidden_size": 20, "intermediate_size": 18, "num_hidden_layers": 1, "vocab_size": 40}
-TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-SEEING = {"hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 1}
-SEEING |= {"num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH}
-PINPOINTS = [[20, 40], [40, 20], [40, 40], [20, 60], [60, 20]]
-
-
-def llava(strategy="default"):
-    torch.manual_seed(5)
-    tokenizer = word_tokenizer("<image>", padding_side="left")
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**SEEING),
-        text_config=LlamaConfig(**TEXT),
-        image_token_index=4,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy=strategy,
-    )
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(
-            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-        ),
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=1,
-    )
-    return LlavaForConditionalGeneration(config).eval(), processor
-
-
-def llava_next():
-    torch.manual_seed(5)
-    tokenizer = word_tokenizer("<image>", padding_side="left")
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(**SEEING),
-        text_config=LlamaConfig(**TEXT),
-        image_token_index=4,
-        vision_feature_layer=-1,
-        image_grid_pinpoints=PINPOINTS,
-    )
-    processor = LlavaNextProcessor(
-        LlavaNextImageProcessorPil(
-            size={"shortest_edge": SIDE},
-            crop_size={"height": SIDE, "width": SIDE},
-            image_grid_pinpoints=PINPOINTS,
-        ),
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    return LlavaNextForConditionalGeneration(config).eval(), processor
 
 
 def prepared(model, processor, images_of_example, side="left", words="what is this"):
@@ -122,15 +48,6 @@ def find(model, processor, images, layers, module, **options):
     assert_found(tokens["vision"], images, enter(module), **options)
     assert_found(tokens["language"], images, enter("model.language_model"), **options)
     return tokens
-
-
-VISION_LAYERS = "model.vision_tower.vision_model.encoder.layers"
-
-
-def layers_of(model):
-    tower = model.model.vision_tower
-    inner = getattr(tower, "vision_model", None)
-    return VISION_LAYERS if inner is not None else "model.vision_tower.encoder.layers"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -209,27 +126,9 @@ def test_llava_next_finds_planted_patches():
     assert set(language.tile[language.example == 0].tolist()) == {-1, 0, 1, 2, 3}
 
 
-def llava_onevision(limit="anyres_max_9"):
-    torch.manual_seed(5)
-    tokenizer = word_tokenizer("<image>", "<video>", padding_side="left")
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**SEEING, vision_use_head=False),
-        text_config=Qwen2Config(**TEXT),
-        image_token_index=4,
-        video_token_index=5,
-        vision_feature_layer=-1,
-        image_grid_pinpoints=PINPOINTS,
-        vision_aspect_ratio=limit,
-    )
-    images = LlavaOnevisionImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=PINPOINTS
-    )
+def onevision_tensors(model, processor, tokenizer, image, limit):
     # The full processor wants a video processor, which wants torchvision: a stand-in that takes
     # the number of image tokens from the original code serves here.
-    return LlavaOnevisionForConditionalGeneration(config).eval(), images, tokenizer
-
-
-def onevision_tensors(model, processor, tokenizer, image, limit):
     counter = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
     counter.image_processor = processor
     counter.num_image_tokens = (SIDE // PATCH) ** 2

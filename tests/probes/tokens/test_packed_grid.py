@@ -6,19 +6,9 @@ import pytest
 import torch
 from planting import assert_found, assert_tiles, entering, scene, silence
 from small_tokenizers import word_tokenizer
+from small_vlms import pixtral, qwen2, qwen2_5, qwen3, qwen_images
 from transformers import (
     LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    PixtralVisionConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import (
@@ -31,44 +21,9 @@ from probes.collate import has_own_positions
 from probes.tokens import map_tokens
 from probes.tokens.packed_grid import _packing
 
-TEXT = {"hidden_size": 24, "intermediate_size": 18, "num_hidden_layers": 1, "vocab_size": 40}
-TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-TEXT |= {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1e4}}
-IDS = {"image_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
-IDS |= {"video_token_id": 7}
-
-
-def qwen2():
-    torch.manual_seed(5)
-    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 24, "num_heads": 2, "patch_size": 5}
-    config = Qwen2VLConfig(text_config=TEXT, vision_config=vision, **IDS)
-    return Qwen2VLForConditionalGeneration(config).eval()
-
-
-def qwen2_5():
-    torch.manual_seed(5)
-    vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": 24, "num_heads": 2}
-    vision |= {"patch_size": 5, "window_size": 30, "fullatt_block_indexes": [1]}
-    vision |= {"intermediate_size": 13}
-    config = Qwen2_5_VLConfig(text_config=TEXT, vision_config=vision, **IDS)
-    return Qwen2_5_VLForConditionalGeneration(config).eval()
-
-
-def qwen3():
-    torch.manual_seed(5)
-    vision = {"depth": 1, "hidden_size": 16, "out_hidden_size": 24, "num_heads": 2}
-    vision |= {"patch_size": 5, "intermediate_size": 13, "deepstack_visual_indexes": []}
-    vision |= {"num_position_embeddings": 64}
-    config = Qwen3VLConfig(text_config=TEXT, vision_config=vision, **IDS)
-    return Qwen3VLForConditionalGeneration(config).eval()
-
-
-def image_processor():
-    return Qwen2VLImageProcessorPil(patch_size=5, size={"shortest_edge": 400, "longest_edge": 6000})
-
 
 def prepared(model, images):
-    processor = image_processor()
+    processor = qwen_images()
     tokenizer = word_tokenizer("<image>", "<start>", "<end>", "<video>")
     made = dict(processor(images=images, return_tensors="pt"))
     counts = (made["image_grid_thw"].prod(-1) // 4).tolist()
@@ -143,36 +98,6 @@ def test_the_order_of_packing_is_asked_of_the_processor(make, start):
 def test_models_with_positions_of_their_own_are_known():
     assert has_own_positions(qwen2().config)
     assert not has_own_positions(LlamaConfig())
-
-
-def pixtral(merge):
-    torch.manual_seed(5)
-    vision = PixtralVisionConfig(
-        hidden_size=16,
-        intermediate_size=18,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=60,
-        patch_size=5,
-    )
-    text = LlamaConfig(**{k: v for k, v in TEXT.items() if k != "rope_parameters"})
-    if merge > 1:
-        config = Mistral3Config(
-            vision_config=vision,
-            text_config=text.to_dict(),
-            image_token_index=4,
-            spatial_merge_size=merge,
-            vision_feature_layer=-1,
-        )
-        return Mistral3ForConditionalGeneration(config).eval()
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=4,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-    return LlavaForConditionalGeneration(config).eval()
 
 
 def pixtral_tensors(images, merge):
