@@ -8,91 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from analysis.call_plan import CallPlan
+from analysis.tile_view import TileView, Workspace
 from probes.attention_call import Tile
 from probes.heads import Site
 
-T = TypeVar("T")
-
 _FEATURE_MULTIPLE = 4
-"""Products with 3 columns take longer than with 4 (measured, MKL on AVX-512)."""
-
-
-class TileView:
-    """A tile whose rows that do not count (padding) are zero.
-
-    Attributes:
-        batch, rows: where the tile lies in the call.
-        pattern: float32 ``[batch head row key]``.
-    """
-
-    def __init__(self, tile: Tile, used: Tensor | None, workspace: Workspace) -> None:
-        self.tile = tile
-        self.batch = tile.batch
-        self.rows = tile.rows
-        self.pattern = tile.pattern
-        self._workspace = workspace
-        self._memory: dict[str, Any] = {}
-        if used is not None:
-            self.pattern = tile.pattern.masked_fill(~used[:, None, :, None], 0.0)
-
-    @property
-    def keys(self) -> int:
-        return self.pattern.shape[-1]
-
-    def memo(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made once for all measures that look at this tile."""
-        if name not in self._memory:
-            self._memory[name] = make()
-        return self._memory[name]
-
-    @property
-    def row_max(self) -> Tensor:
-        """Float ``[batch head row]``; of rows that do not count, anything."""
-        return self.tile.row_max
-
-    @property
-    def entropy_nats(self) -> Tensor:
-        """Float ``[batch head row]``; of rows that do not count, anything."""
-        return self.tile.entropy_nats
-
-    @cached_property
-    def squared(self) -> Tensor:
-        """Float ``[batch head row key]``: squared weights, valid until the next tile."""
-        room = self._workspace.like(self.pattern)
-        return torch.mul(self.pattern, self.pattern, out=room)
-
-    @cached_property
-    def squared_norm(self) -> Tensor:
-        """Float ``[batch head row]``: the sum of a row's squared weights."""
-        return self.squared.sum(-1)
-
-    @cached_property
-    def inverse_norm(self) -> Tensor:
-        """Float ``[batch head row]``: 1 / |row|, 0 for an empty row."""
-        return inverse_root(self.squared_norm)
-
-
-class Workspace:
-    """Memory for one copy of a tile, used again for every tile."""
-
-    def __init__(self) -> None:
-        self._room: Tensor | None = None
-
-    def like(self, pattern: Tensor) -> Tensor:
-        if (
-            self._room is None
-            or self._room.numel() < pattern.numel()
-            or self._room.device != pattern.device
-        ):
-            self._room = torch.empty(pattern.numel(), device=pattern.device)
-        return self._room[: pattern.numel()].view(pattern.shape)
+"""Products with 3 columns take longer than with 4 (measured, MKL)."""
 
 
 @dataclass
@@ -279,8 +206,3 @@ class CallView:
         product = torch.stack(weights, dim=2) @ view.pattern
         for index, (_, target) in enumerate(self._columns.values()):
             target.values[view.batch, :, : view.keys] += product[:, :, index]
-
-
-def inverse_root(squared: Tensor) -> Tensor:
-    """``1 / sqrt(x)``, 0 where x is 0."""
-    return squared.clamp_min(1e-30).rsqrt().masked_fill(squared == 0, 0.0)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from analysis.call_plan import CallPlan
-from analysis.call_view import CallView, Workspace
+from analysis.call_view import CallView
 from analysis.measure import Measure, MeasureContext, Profile, Score
 from analysis.plan_cache import PlanCache
 from analysis.scores import BatchScores, Column, Curve
+from analysis.tile_view import Workspace
 from analysis.uniform import uniform_tiles
 from probes.attention_call import AttentionCall
 from probes.heads import Site

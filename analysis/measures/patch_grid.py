@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from analysis.call_plan import CallPlan
-from analysis.call_view import CallView, TileView
+from analysis.call_view import CallView
+from analysis.tile_view import TileView
 
 _KEPT_WEIGHTS = 1 << 23
 _LEAST_MASS = 1e-12

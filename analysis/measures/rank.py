@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.call_view import CallView, TileView
+from analysis.call_view import CallView
 from analysis.measure import Finish, MeasureContext, Score
+from analysis.tile_view import TileView
 
 
 def stable_rank(pattern: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.call_view import CallView, Rows, TileView
+from analysis.call_view import CallView, Rows
 from analysis.measure import Finish, MeasureContext, Score
 from analysis.measures.offsets import first_key
 from analysis.measures.text_positions import needs_text_order
+from analysis.tile_view import TileView
 from probes.tokens.map import ROLES
 
 

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.call_view import CallView, TileView
+from analysis.call_view import CallView
 from analysis.measure import Finish, MeasureContext, Score
+from analysis.tile_view import TileView
 from probes.tokens.map import ROLES
 
 SINK_ROLES = ("bos", "cls", "register")

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.call_view import CallView, TileView
+from analysis.call_view import CallView
 from analysis.measure import MeasureContext
+from analysis.tile_view import TileView
 from probes.tokens.map import TowerTokens
 
 _TEXT_ROLES = ("text", "system", "generated")

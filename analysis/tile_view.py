@@ -1,0 +1,90 @@
+"""A tile as measures see it: padding rows are zero, and what several need is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from probes.attention_call import Tile
+
+T = TypeVar("T")
+
+
+class TileView:
+    """A tile whose rows that do not count (padding) are zero.
+
+    Attributes:
+        batch, rows: where the tile lies in the call.
+        pattern: float32 ``[batch head row key]``.
+    """
+
+    def __init__(self, tile: Tile, used: Tensor | None, workspace: Workspace) -> None:
+        self.tile = tile
+        self.batch = tile.batch
+        self.rows = tile.rows
+        self.pattern = tile.pattern
+        self._workspace = workspace
+        self._memory: dict[str, Any] = {}
+        if used is not None:
+            self.pattern = tile.pattern.masked_fill(~used[:, None, :, None], 0.0)
+
+    @property
+    def keys(self) -> int:
+        return self.pattern.shape[-1]
+
+    def memo(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for all measures that look at this tile."""
+        if name not in self._memory:
+            self._memory[name] = make()
+        return self._memory[name]
+
+    @property
+    def row_max(self) -> Tensor:
+        """Float ``[batch head row]``; of rows that do not count, anything."""
+        return self.tile.row_max
+
+    @property
+    def entropy_nats(self) -> Tensor:
+        """Float ``[batch head row]``; of rows that do not count, anything."""
+        return self.tile.entropy_nats
+
+    @cached_property
+    def squared(self) -> Tensor:
+        """Float ``[batch head row key]``: squared weights, valid until the next tile."""
+        room = self._workspace.like(self.pattern)
+        return torch.mul(self.pattern, self.pattern, out=room)
+
+    @cached_property
+    def squared_norm(self) -> Tensor:
+        """Float ``[batch head row]``: the sum of a row's squared weights."""
+        return self.squared.sum(-1)
+
+    @cached_property
+    def inverse_norm(self) -> Tensor:
+        """Float ``[batch head row]``: 1 / |row|, 0 for an empty row."""
+        return inverse_root(self.squared_norm)
+
+
+class Workspace:
+    """Memory for one copy of a tile, used again for every tile."""
+
+    def __init__(self) -> None:
+        self._room: Tensor | None = None
+
+    def like(self, pattern: Tensor) -> Tensor:
+        if (
+            self._room is None
+            or self._room.numel() < pattern.numel()
+            or self._room.device != pattern.device
+        ):
+            self._room = torch.empty(pattern.numel(), device=pattern.device)
+        return self._room[: pattern.numel()].view(pattern.shape)
+
+
+def inverse_root(squared: Tensor) -> Tensor:
+    """``1 / sqrt(x)``, 0 where x is 0."""
+    return squared.clamp_min(1e-30).rsqrt().masked_fill(squared == 0, 0.0)
