@@ -20,8 +20,8 @@ _WRONG_SAMPLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeErro
 """What models raise for an input that does not suit them."""
 
 
-def observe_on_sample(subject: Subject) -> Layout:
-    """The layout of a subject, seen in one forward on a sample made for its kind.
+def observe_on_sample(subject: Subject) -> tuple[Layout, set[str]]:
+    """The layout of a subject, seen in one forward on a sample made for its kind, and its inputs.
 
     Raises:
         LoadError: no sample can be made, the model does not run on it, or its weights are NaN.
@@ -33,7 +33,7 @@ def observe_on_sample(subject: Subject) -> Layout:
     try:
         tensors = sample_tensors(subject)
         if tensors is not None:
-            return observe_on(subject, tensors, 1)
+            return observe_on(subject, tensors, 1), set(tensors)
     except LoadError:
         raise
     except _WRONG_SAMPLE as error:

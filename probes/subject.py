@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from probes.generation import Generated
 
 
+_NO_TOWER_OF_THEIR_OWN = {
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "pixel_attention_mask",
+    "image_sizes",
+    "image_grid_thw",
+    "decoder_attention_mask",
+}
+"""Inputs that change what attention sees, never which attention there is."""
+
+
 class Subject:
     """A model with what is needed to run it on a user's data and to name its heads.
 
@@ -58,6 +71,7 @@ class Subject:
         self.arguments = ForwardArguments(model, aliases or {})
         self._processor_problem = processor_problem
         self._layout: Layout | None = None
+        self._inputs_seen: set[str] = set()
         self._observing = threading.RLock()
 
     def __repr__(self) -> str:
@@ -123,7 +137,8 @@ class Subject:
         """Towers, layers, heads and anatomy, observed once in a forward on a small sample."""
         with self._observing:
             if self._layout is None:
-                self._layout = observe_on_sample(self)
+                self._layout, inputs = observe_on_sample(self)
+                self._inputs_seen |= inputs
             return self._layout
 
     @property
@@ -253,11 +268,20 @@ class Subject:
                 module.training = True
 
     def layout_for(self, tensors: Mapping[str, Any], rows: int) -> Layout:
-        """The layout; of a model whose inputs cannot be guessed, observed on these tensors."""
+        """The layout, observed on these tensors if our own sample could not show all of it.
+
+        That is so where a sample cannot be guessed, and where a user gives an input that the
+        sample had not (the encoder's states, which a decoder then reads by a tower of its own).
+        """
         with self._observing:
-            if self._layout is None:
-                try:
-                    return self.layout
-                except LoadError:
-                    self._layout = observe_on(self, tensors, rows)
-            return self._layout
+            try:
+                known = self.layout
+            except LoadError:
+                known = None
+            new = set(tensors) - self._inputs_seen - _NO_TOWER_OF_THEIR_OWN
+            if known is None or new:
+                self._inputs_seen |= new
+                seen = observe_on(self, tensors, rows)
+                if known is None or len(seen.sites) > len(known.sites):
+                    self._layout = known = seen
+            return known

@@ -194,6 +194,23 @@ def test_a_module_of_ones_own_is_observed_on_the_first_tensors_given() -> None:
     assert subject.forward(batch).shape == (2, 7, 15)
 
 
+def test_an_input_that_the_sample_had_not_is_observed_again() -> None:
+    from transformers import TrOCRConfig, TrOCRForCausalLM
+
+    torch.manual_seed(31)
+    config = TrOCRConfig(
+        vocab_size=31, d_model=12, decoder_layers=2, decoder_attention_heads=3, decoder_ffn_dim=14
+    )
+    config.cross_attention_hidden_size = 12
+    subject = load(TrOCRForCausalLM(config).eval())
+    assert set(subject.towers) == {"language"}
+    ids = torch.tensor([[5, 6, 7, 8]])
+    subject.prepare(input_ids=ids, encoder_hidden_states=torch.randn(1, 7, 12))
+    assert set(subject.towers) == {"language", "cross"}
+    subject.prepare(input_ids=ids)
+    assert set(subject.towers) == {"language", "cross"}
+
+
 def test_a_cnn_loads_and_has_no_heads(tmp_path: Path) -> None:
     path = tiny_models.saved(tmp_path, tiny_models.resnet(), tiny_models.image_processor(20))
     subject = load(path)
