@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = _interrupt_on_terminate()
     try:
         code = app(args=arguments, prog_name="headscope", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else DONE
     except (KeyboardInterrupt, EOFError):
         return _say("Interrupted.", INTERRUPTED)

@@ -56,13 +56,16 @@ def load_subject(
     trust_remote_code: bool,
 ) -> Any:
     """The subject that a verb was asked for."""
-    from probes.loading import load
+    from headscope.cli.screen import waiting
 
-    return load(
-        model,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    with waiting(f"Loading {model}"):
+        from probes.loading import load
+
+        return load(
+            model,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )

@@ -101,6 +101,18 @@ def note(sentence: str) -> None:
 
 
 @contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """A sign of life on stderr, if that is a terminal; gone when the block ends."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+@contextmanager
 def progress(title: str) -> Iterator[Any]:
     """A function ``(done, total, skipped)`` that shows progress on stderr.
 
