@@ -245,8 +245,10 @@ def test_steps_of_generation_add_their_queries() -> None:
     )  # fmt: skip
     both, at_once = scored([prompt, step], tokens), scored(full, tokens)
     a, b = as_dict(both), as_dict(at_once)
-    per_query = ("entropy", "confidence", "attention_distance", "induction", "previous_token",
-                 "first_key", "head_similarity", "z_norm", "role_mass", "self_attention")  # fmt: skip
+    per_query = {
+        "entropy", "confidence", "attention_distance", "induction", "previous_token",
+        "first_key", "head_similarity", "z_norm", "role_mass", "self_attention",
+    }  # fmt: skip
     for column, pair in b.items():
         if column[3] in per_query:
             assert a[column][0] == pytest.approx(pair[0], abs=1e-6), column
