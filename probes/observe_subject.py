@@ -30,6 +30,8 @@ def observe_on_sample(subject: Subject) -> tuple[Layout, set[str]]:
         "Its towers are read off one forward: call `subject.prepare(...)` first with its own "
         f"tensors by name ({', '.join(subject.arguments.names)})."
     )
+    if subject.processor_failed:
+        advice = f"{subject.processor_problem}. {advice}"
     try:
         tensors = sample_tensors(subject)
         if tensors is not None:

@@ -142,6 +142,11 @@ class Subject:
             return self._layout
 
     @property
+    def processor_failed(self) -> bool:
+        """Whether there are processor files that could not be loaded, or not wholly."""
+        return "cannot be loaded" in self._processor_problem
+
+    @property
     def processor_problem(self) -> str:
         """Why there is no processor."""
         return self._processor_problem or f"{self.name!r} came without a processor"
