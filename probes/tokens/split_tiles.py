@@ -106,7 +106,7 @@ def _way(processor: Any) -> Any:
         return _of_rows_and_columns
     if hasattr(processor, "crop_image_to_patches"):
         return _of_best_canvas
-    if hasattr(processor, "pan_and_scan"):
+    if hasattr(processor, "pan_and_scan") or hasattr(processor, "pan_and_scan_batched"):
         return _of_pan_and_scan
     return None
 
@@ -156,9 +156,10 @@ def _of_pan_and_scan(context: Context, width: int, height: int, side: int) -> li
     if not _setting(context, "do_pan_and_scan"):
         return whole
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pil = any(base.__name__ == "PilBackend" for base in type(processor).__mro__)
     positions = torch.stack([x, y, x])
-    crops = processor.pan_and_scan(
+    pil = hasattr(processor, "pan_and_scan")
+    cut = processor.pan_and_scan if pil else processor.pan_and_scan_batched
+    crops = cut(
         positions.numpy() if pil else positions[None],
         _setting(context, "pan_and_scan_min_crop_size"),
         _setting(context, "pan_and_scan_max_num_crops"),
