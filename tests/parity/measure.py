@@ -145,16 +145,25 @@ def largest_change(one: Any, other: Any) -> float:
     )
 
 
+def has_part(path: str, part: str) -> bool:
+    """Whether a module path has these steps in it; the last one may go on.
+
+    >>> has_part("cls_attn_blocks.0.attn", "blocks.0"), has_part("stages.blocks.0.x", "blocks.0")
+    (False, True)
+    """
+    return f".{part}" in f".{path}"
+
+
 def _kept(maps: list[EagerMap], aside: tuple[str, ...]) -> list[EagerMap]:
     def is_aside(one: EagerMap) -> bool:
         size = "x".join(map(str, one.pattern.shape[-2:]))
-        return any(part in one.path or part == size for part in aside)
+        return any(has_part(one.path, part) or part == size for part in aside)
 
     return [one for one in maps if not is_aside(one)]
 
 
 def _compare(parity: Parity, calls: list[Heard], maps: list[EagerMap]) -> None:
-    if not calls or len(maps) % len(calls):
+    if not calls or not maps or len(maps) % len(calls):
         parity.unmatched.append(
             f"{(calls or maps)[0].path}: {len(maps)} eager maps, {len(calls)} calls"
         )

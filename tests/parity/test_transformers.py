@@ -6,24 +6,18 @@ import pytest
 
 from probes.load_error import LoadError
 
+from .checks import assert_parity, assert_refused
 from .families import FAMILIES
-from .family import Family, Heads
+from .family import Family
 from .measure import measure, subject_of
 from .reference import eager_maps, run
 
 CAPTURED = [family for family in FAMILIES if family.towers]
 REFUSED = [family for family in FAMILIES if not family.towers]
 
-_TOLERANCE = 1e-5
-_FAST_PATH_TOLERANCE = 1e-6
-
 
 def _named(families: list[Family]) -> list:
     return [pytest.param(family, id=family.name) for family in families]
-
-
-def _each(heads: Heads, layers: int) -> tuple[int, ...]:
-    return heads if isinstance(heads, tuple) else (heads,) * layers
 
 
 @pytest.mark.parametrize("family", _named(CAPTURED))
@@ -31,38 +25,16 @@ def test_a_tapped_family_equals_its_eager_self(family: Family) -> None:
     parity = measure(
         family.build(), family.build("eager"), family.inputs(), family.name, family.aside
     )
-    seen = {
-        name: (tuple(tower.heads_by_layer.values()), _each(tower.kv_heads, len(tower.sites)))
-        for name, tower in parity.layout.towers.items()
-    }
-    expected = {
-        name: (_each(tower.heads, tower.layers), _each(tower.kv_heads or tower.heads, tower.layers))
-        for name, tower in family.towers.items()
-    }
-    assert seen == expected
-    for part, word in family.refused.items():
-        reasons = [r.reason for r in parity.layout.refusals if part in r.path]
-        assert any(word in reason for reason in reasons), parity.layout.refusals
-    assert not parity.unmatched
-    assert parity.maps >= sum(len(tower.sites) for tower in parity.layout.towers.values())
-    assert parity.pattern_error <= _TOLERANCE
-    assert parity.product_error <= _TOLERANCE
-    assert parity.z_error <= _TOLERANCE
-    assert parity.output_error <= (_FAST_PATH_TOLERANCE if family.fast_path else 0.0)
-    padded = "attention_mask" in family.inputs() and bool(
-        (family.inputs()["attention_mask"] == 0).any()
-    )
-    assert parity.empty_rows == 0 or padded
+    mask = family.inputs().get("attention_mask")
+    padded = mask is not None and bool((mask == 0).any())
+    assert_parity(parity, family.towers, family.refused, fast_path=family.fast_path, padded=padded)
 
 
 @pytest.mark.parametrize("family", _named(REFUSED))
 def test_a_family_without_token_patterns_is_refused_by_name(family: Family) -> None:
     subject, _ = subject_of(family.build(), family.inputs(), family.name)
     assert subject.layout.towers == {}
-    for part, word in family.refused.items():
-        if part:
-            found = [r.reason for r in subject.layout.refusals if part in r.path]
-            assert any(word in reason for reason in found), subject.layout.refusals
+    assert_refused(subject.layout, family.refused)
     with pytest.raises(LoadError, match="has no softmax attention between tokens"):
         _ = subject.towers
 
