@@ -88,7 +88,14 @@ def _batch(
         image_sizes=made.image_sizes,
         image_examples=made.image_examples,
     )
-    return Batch(made.tensors, tokens, examples, made.answer_starts)
+    return Batch(
+        made.tensors,
+        tokens,
+        examples,
+        made.answer_starts,
+        tuple(made.image_sizes),
+        tuple(made.image_examples),
+    )
 
 
 def _with_positions(subject: Subject, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,9 +113,7 @@ class TowerTokens:
         filler = len(self)
         index = torch.cat([torch.cat([piece, torch.full((count,), filler)]) for piece in pieces])
         new = index == filler
-        example = torch.cat([self.example[self.starts[:-1]]]).repeat_interleave(
-            self.lengths + count
-        )
+        example = self.example[self.starts[:-1]].repeat_interleave(self.lengths + count)
 
         def extend(column: Tensor, value: float) -> Tensor:
             pad = torch.full((1, *column.shape[1:]), value, dtype=column.dtype)
