@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import floor, isfinite, log10
 
+_ROUNDING = 1e-6
+"""Intervals narrower than this share of the value are rounding, not uncertainty."""
 MOST_DIGITS = 3
 """Significant digits where no interval says otherwise."""
 
@@ -22,7 +24,7 @@ def rounded(value: float, low: float = float("nan"), high: float = float("nan"))
     if not isfinite(value):
         return "n/a"
     half = (high - low) / 2
-    if not isfinite(half) or half <= 0:
+    if not isfinite(half) or half <= _ROUNDING * abs(value):
         return plain(value)
     places = -floor(log10(half))
     if places > 4:

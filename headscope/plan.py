@@ -23,7 +23,6 @@ _DEFAULT_DATA = {
     "vision": "shapes",
     "vision-language": "scenes",
     "language": "prose",
-    "encoder": "prose",
     "encoder-decoder": "prose",
 }
 

@@ -70,6 +70,9 @@ def test_the_plan_is_there_before_anything_else(tmp_path):
     assert not run.finished
     assert run.shards == (0, 2)
     assert "unfinished, 0 of 2 shards" in repr(run)
+    assert len(run.heads) == 0
+    assert len(run.profiles) == 0
+    assert run.skipped == []
 
 
 def test_an_unfinished_run_shows_what_is_done(tmp_path):
