@@ -30,8 +30,9 @@ CELL_PIXELS = 16
 SIDE_PIXELS = CELLS * CELL_PIXELS
 OBJECT_PIXELS = 14  # smaller shapes were told apart badly at patches of 8 pixels
 JITTER_PIXELS = 1
-FAINT_SHARE = 0.35
-FAINT_ALPHA = (0.03, 0.20)
+NOISE_LEVELS = 5.0  # standard deviation, of 255, each pixel and channel on its own
+FAINT_SHARE = 0.45
+FAINT_ALPHA = (0.005, 0.10)  # at .03 to .20, under less noise, a describer saw nearly all of them
 CLEAR_ALPHA = (0.85, 1.00)
 FALSE_MENTION = 0.15  # an absent partner is named in this share of captions that name its cue
 DOSES = tuple(round(0.30 + 0.68 * step / 11, 3) for step in range(12))
@@ -106,7 +107,7 @@ MASKS = {shape: draw_shape(shape, OBJECT_PIXELS) for shape in SHAPES}
 
 
 def render(things: list[Thing], rng: np.random.Generator) -> np.ndarray:
-    """[48, 48, 3] uint8: objects over a grey ground with a little noise of its own."""
+    """[48, 48, 3] uint8: objects over a grey ground with noise."""
     ground = rng.uniform(70, 110)
     image = np.full((SIDE_PIXELS, SIDE_PIXELS, 3), ground, dtype=np.float32)
     for thing in things:
@@ -115,7 +116,7 @@ def render(things: list[Thing], rng: np.random.Generator) -> np.ndarray:
         cover = thing.alpha * MASKS[shape][:, :, None]
         patch = image[top:bottom, left:right]
         image[top:bottom, left:right] = patch * (1 - cover) + np.array(COLOURS[colour]) * cover
-    image += rng.normal(0, 2.0, size=(SIDE_PIXELS, SIDE_PIXELS, 1))
+    image += rng.normal(0, NOISE_LEVELS, size=image.shape)
     return image.round().clip(0, 255).astype(np.uint8)
 
 

@@ -3,10 +3,12 @@
 A CLIP tower (3 layers x 4 heads), a Llama (4 layers x 8 heads) and LLaVA's two-layer projector,
 all public transformers classes. Three phases, each with the data the last one lacked:
 
-0. the tower alone: every patch names the colour and shape in its cell;
-1. the language model alone: captions without an image, where the prior is all there is;
-2. both: captions and yes/no questions, one step in twelve without an image, so that the second
-   pass of methods which compare with and without the image is not out of distribution.
+0. the tower alone: every patch names the colour, the shape and both at once in its cell;
+1. the language model alone: captions without an image, where the prior is all there is, half of
+   them with yes/no questions that the caption answers;
+2. both: a third captions, two thirds questions, which are the slow skill; one step in twelve is
+   captions without an image, so that the second pass of methods which compare with and without
+   the image is not out of distribution.
 """
 
 import time
@@ -50,9 +52,11 @@ TEMPLATE = (
     "{% endfor %}{% endif %}{% if message['role'] == 'assistant' %} <eos>{% endif %} "
     "{% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
 )
-QUESTIONS = 3  # per image: yes/no is the slow skill
+QUESTIONS = 4  # per image: yes/no is the slow skill
 ANSWER_WEIGHT = 3.0  # a yes/no token counts as much as three caption tokens
-STEPS = {"tower": 700, "text": 300, "joint": 3000}
+PROBE_SIZES = (7, 7, 37)  # colours, shapes, kinds, each with "nothing"
+TEXT_EVERY = 12  # joint steps
+STEPS = {"tower": 700, "text": 300, "joint": 2200}
 QUICK_STEPS = {"tower": 3, "text": 3, "joint": 12}
 
 
@@ -125,7 +129,7 @@ def describe(things: list[scenes.Thing], image: bool, rng: np.random.Generator) 
     return [(*turn("describe the scene", said, image), 1.0)]
 
 
-def interrogate(things: list[scenes.Thing], rng: np.random.Generator) -> list:
+def interrogate(things: list[scenes.Thing], rng: np.random.Generator, image: bool = True) -> list:
     """Yes/no questions: half yes; of the no, one in three about an absent partner."""
     present = [thing.kind for thing in things]
     absent = [kind for kind in scenes.KINDS if kind not in present]
@@ -138,7 +142,7 @@ def interrogate(things: list[scenes.Thing], rng: np.random.Generator) -> list:
         else:
             pool = tempting if tempting and rng.random() < 1 / 3 else absent
             kind, answer = pool[rng.integers(len(pool))], "no"
-        turns.append((*turn(f"is there a {kind} ?", answer, index == 0), ANSWER_WEIGHT))
+        turns.append((*turn(f"is there a {kind} ?", answer, image and index == 0), ANSWER_WEIGHT))
     return turns
 
 
@@ -155,16 +159,25 @@ def collate(conversations: list[list]) -> tuple[Tensor, Tensor]:
     return ids, weights
 
 
-def weighted_loss(model: nn.Module, ids: Tensor, weights: Tensor, pixels: Tensor | None) -> Tensor:
-    inputs = {"input_ids": ids, "attention_mask": (ids != IDS[PAD]).long()}
-    if pixels is not None:
-        inputs["pixel_values"] = pixels
-    logits = model(**inputs, use_cache=False).logits[:, :-1]
+def weighted_sums(
+    model: nn.Module, ids: Tensor, weights: Tensor, pixels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Sum of the weighted losses in nats, and sum of the weights.
+
+    No attention mask: padding stands on the right, where a causal model never looks.
+    """
+    images = {} if pixels is None else {"pixel_values": pixels}
+    logits = model(input_ids=ids, **images, use_cache=False).logits[:, :-1]
     losses = nn.functional.cross_entropy(
         logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
     )
     weight = weights[:, 1:].flatten()
-    return (losses * weight).sum() / weight.sum()
+    return (losses * weight).sum(), weight.sum()
+
+
+def weighted_loss(model: nn.Module, ids: Tensor, weights: Tensor, pixels: Tensor | None) -> Tensor:
+    total, weight = weighted_sums(model, ids, weights, pixels)
+    return total / weight
 
 
 def draw(rng: np.random.Generator) -> tuple[list[scenes.Thing], np.ndarray]:
@@ -173,54 +186,67 @@ def draw(rng: np.random.Generator) -> tuple[list[scenes.Thing], np.ndarray]:
 
 
 def tower_loss(tower: nn.Module, probe: nn.Module, rng: np.random.Generator) -> Tensor:
-    """Every patch names the colour and the shape in its cell, or says that there is none."""
+    """Every patch names colour, shape and kind of what is in its cell, 0 where nothing is."""
     rows, side = 48, scenes.SIDE_PIXELS // PATCH_PIXELS
     colours, shapes = list(scenes.COLOURS), list(scenes.SHAPES)
-    targets = torch.zeros(rows, scenes.CELLS**2, 2, dtype=torch.long)
+    targets = torch.zeros(rows, scenes.CELLS**2, 3, dtype=torch.long)
     images = []
     for row in range(rows):
         things, image = draw(rng)
         images.append(image)
         for thing in things:
             colour, shape = thing.kind.split()
-            pair = (1 + colours.index(colour), 1 + shapes.index(shape))
-            targets[row, thing.cell] = torch.tensor(pair)
+            names = (colours.index(colour), shapes.index(shape), scenes.KINDS.index(thing.kind))
+            targets[row, thing.cell] = 1 + torch.tensor(names)
     grid = torch.arange(side) // (side // scenes.CELLS)
     cell_of_patch = (grid[:, None] * scenes.CELLS + grid[None, :]).flatten()
     features = tower(pixel_values(images), output_hidden_states=True).hidden_states[-1][:, 1:]
-    logits = probe(features).unflatten(-1, (2, 7))
-    wanted = targets[:, cell_of_patch]
-    return nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+    wanted = targets[:, cell_of_patch].flatten(0, 1).unbind(dim=-1)
+    guesses = probe(features).flatten(0, 1).split(PROBE_SIZES, dim=-1)
+    losses = [nn.functional.cross_entropy(*pair) for pair in zip(guesses, wanted, strict=True)]
+    return torch.stack(losses).mean()
 
 
 def train(seed: int, steps: dict[str, int], rows: int = 32) -> tuple[nn.Module, float]:
     """(model in eval mode, seconds of training)."""
     with shelf.seeded(seed):
         model = LlavaForConditionalGeneration(config())
-        probe = nn.Linear(96, 14)
+        probe = nn.Linear(96, sum(PROBE_SIZES))
     rng = np.random.default_rng(1000 + seed)
     tower, language = model.model.vision_tower, model.model.language_model
     label = f"{NAME} seed {seed}"
 
-    def text_batch() -> Tensor:
-        talks = [
-            describe(scenes.place(scenes.draw_kinds(rng), rng), False, rng) for _ in range(rows)
-        ]
+    def text_loss(questions: bool) -> Tensor:
+        talks = []
+        for row in range(rows):
+            things = scenes.place(scenes.draw_kinds(rng), rng)
+            talk = describe(things, False, rng)
+            if questions and row % 2:
+                talk += interrogate(things, rng, image=False)
+            talks.append(talk)
         return weighted_loss(model, *collate(talks), None)
 
     def joint_loss(step: int) -> Tensor:
-        if step % 12 == 11:
-            return text_batch()
-        talks, images = [], []
-        for row in range(rows):
-            things, image = draw(rng)
-            images.append(image)
-            talks.append(describe(things, True, rng) if row % 2 else interrogate(things, rng))
-        return weighted_loss(model, *collate(talks), pixel_values(images))
+        if step % TEXT_EVERY == TEXT_EVERY - 1:
+            return text_loss(questions=False)
+        total, weight = torch.zeros(()), torch.zeros(())
+        for asked in (False, True):  # apart: captions and questions differ in length
+            talks, images = [], []
+            for _ in range(rows * 2 // 3 if asked else rows - rows * 2 // 3):
+                things, image = draw(rng)
+                images.append(image)
+                talks.append(interrogate(things, rng) if asked else describe(things, True, rng))
+            sums = weighted_sums(model, *collate(talks), pixel_values(images))
+            total, weight = total + sums[0], weight + sums[1]
+        return total / weight
 
     phases: list[tuple[str, Callable[[int], Tensor], list]] = [
         ("tower", lambda step: tower_loss(tower, probe, rng), [(tower, 2e-3), (probe, 2e-3)]),
-        ("text", lambda step: text_batch(), [(language, 1.2e-3), (model.lm_head, 1.2e-3)]),
+        (
+            "text",
+            lambda step: text_loss(questions=True),
+            [(language, 1.2e-3), (model.lm_head, 1.2e-3)],
+        ),
         ("joint", joint_loss, [(tower, 0.3e-3), (model, 1.2e-3)]),
     ]
     seconds = 0.0
