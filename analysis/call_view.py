@@ -189,13 +189,17 @@ class CallView:
 
     def _multiply_pairs(self, view: TileView) -> None:
         weights = [read(view) for read, _ in self._pairs.values()]
-        for place in range(view.pattern.shape[0]):
-            matrix = torch.stack([w[place if w.shape[0] > 1 else 0] for w in weights], dim=-2)
+        targets = [rows.values[view.batch] for _, rows in self._pairs.values()]
+        if not view.is_coarse:
+            for given, target in zip(weights, targets, strict=True):
+                target[:, :, view.rows] = view.weighted(given[:, None]).sum(-1)
+            return
+        for place, pattern in enumerate(view.pattern):
             # [row pair key] @ [row key head]: every query has weights of its own.
-            pattern = view.pattern[place].permute(1, 2, 0)
-            product = torch.bmm(matrix, pattern)
-            for index, (_, target) in enumerate(self._pairs.values()):
-                target.values[view.batch][place][:, view.rows] = product[:, index].T
+            matrix = torch.stack([given[place % given.shape[0]] for given in weights], dim=1)
+            product = torch.bmm(matrix, pattern.permute(1, 2, 0))
+            for index, target in enumerate(targets):
+                target[place, :, view.rows] = product[:, index].T
 
     def _multiply_columns(self, view: TileView) -> None:
         batch, heads, rows, _ = view.pattern.shape

@@ -13,6 +13,8 @@ from probes.attention_call import Tile
 
 T = TypeVar("T")
 
+_COARSE_ENTRIES = 1 << 16
+
 
 class TileView:
     """A tile whose rows that do not count (padding) are zero.
@@ -48,6 +50,22 @@ class TileView:
         return self.tile.row_max
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether one row of the batch has so many entries that a step per row costs little.
+
+        Batched products over (batch, query) need one step per batch row, because those two axes
+        of a tile cannot be merged without a copy.
+        """
+        return self.pattern[0].numel() >= _COARSE_ENTRIES or self.pattern.shape[0] == 1
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Float ``[batch head row key]``: pattern times weights, valid until the next product.
+
+        Memory is used again: a new copy of a tile costs as much as the product.
+        """
+        return torch.mul(self.pattern, weights, out=self._workspace.like(self.pattern, 1))
+
+    @property
     def entropy_nats(self) -> Tensor:
         """Float ``[batch head row]``; of rows that do not count, anything."""
         return self.tile.entropy_nats
@@ -55,8 +73,7 @@ class TileView:
     @cached_property
     def squared(self) -> Tensor:
         """Float ``[batch head row key]``: squared weights, valid until the next tile."""
-        room = self._workspace.like(self.pattern)
-        return torch.mul(self.pattern, self.pattern, out=room)
+        return torch.mul(self.pattern, self.pattern, out=self._workspace.like(self.pattern, 0))
 
     @cached_property
     def squared_norm(self) -> Tensor:
@@ -70,19 +87,17 @@ class TileView:
 
 
 class Workspace:
-    """Memory for one copy of a tile, used again for every tile."""
+    """Memory for copies of a tile, used again for every tile."""
 
     def __init__(self) -> None:
-        self._room: Tensor | None = None
+        self._rooms: dict[int, Tensor] = {}
 
-    def like(self, pattern: Tensor) -> Tensor:
-        if (
-            self._room is None
-            or self._room.numel() < pattern.numel()
-            or self._room.device != pattern.device
-        ):
-            self._room = torch.empty(pattern.numel(), device=pattern.device)
-        return self._room[: pattern.numel()].view(pattern.shape)
+    def like(self, pattern: Tensor, place: int) -> Tensor:
+        """Float, the shape of a pattern; what was there before is lost."""
+        room = self._rooms.get(place)
+        if room is None or room.numel() < pattern.numel() or room.device != pattern.device:
+            room = self._rooms[place] = torch.empty(pattern.numel(), device=pattern.device)
+        return room[: pattern.numel()].view(pattern.shape)
 
 
 def inverse_root(squared: Tensor) -> Tensor:

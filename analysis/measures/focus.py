@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.call_view import CallView
 from analysis.measure import Finish, MeasureContext, Score
-from analysis.tile_view import TileView, inverse_root
+from analysis.tile_view import TileView
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Overfocus:
         total = call.column_product("received", lambda tile: None)
         directions = call.column_product("row directions", lambda tile: tile.inverse_norm)
         thresholded = None
-        if plan.uniform is None or plan.memo("full", lambda: _is_full(call)):
+        unknown = plan.uniform is None and not plan.mask.causal
+        if unknown or (plan.uniform is not None and plan.memo("full", lambda: _is_full(call))):
             thresholded = call.columns("large row directions", lambda t: _large(call, t))
 
         def finish() -> Iterator[Score]:
@@ -94,11 +95,23 @@ def _column_squares(tile: TileView) -> Tensor:
 
 def _large(call: CallView, tile: TileView) -> Tensor:
     """Float ``[batch head key]``: sum over rows of row / |row|, weights up to 2 / keys dropped."""
-    counts = call.read_counts[tile.batch, tile.rows]
-    floor = 2.0 / counts.clamp_min(1).float()
-    large = tile.pattern.masked_fill(tile.pattern <= floor[:, None, :, None], 0.0)
-    inverse = inverse_root(torch.linalg.vecdot(large, large))
+    streamed = call.plan.uniform is not None  # Before that, counts are not complete.
+    floor = call.plan.memo("floor", lambda: _common_floor(call)) if streamed else None
+    if floor is not None:
+        large = torch.nn.functional.threshold(tile.pattern, floor, 0.0)
+    else:
+        counts = call.read_counts[tile.batch, tile.rows].clamp_min(1).float()
+        low = tile.pattern <= (2 / counts)[:, None, :, None]
+        large = tile.pattern.masked_fill(low, 0.0)
+    norm = torch.linalg.vector_norm(large, dim=-1)
+    inverse = norm.clamp_min(1e-15).reciprocal().masked_fill(norm == 0, 0.0)
     return (inverse[..., None, :] @ large)[..., 0, :]
+
+
+def _common_floor(call: CallView) -> float | None:
+    """``2 / keys`` if all queries that count read equally many keys."""
+    counts = call.read_counts[call.plan.used].unique()
+    return 2 / float(counts[0]) if counts.numel() == 1 and float(counts[0]) > 0 else None
 
 
 def _nothing() -> tuple[Score, ...]:

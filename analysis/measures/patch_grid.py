@@ -6,7 +6,7 @@ is divided by that query's total there, so that sinks outside do not hide the pr
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -89,32 +89,36 @@ def find_grids(plan: CallPlan) -> list[PatchGrid]:
     queries = _patches(plan, plan.of_queries)
     keys = _patches(plan, plan.of_keys)
     members: dict[Hashable, list[tuple[int, int]]] = {}
-    places: dict[Hashable, tuple[list, list]] = {}
-    for (row, example, *rest), of_query in queries.items():
-        of_key = keys.get((row, example, *rest), [])
-        if len(of_key) > 1:
-            shape = (tuple(of_query), tuple(of_key))
-            members.setdefault(shape, []).append((row, example))
-            places[shape] = of_query, of_key
-    return [_grid(members[shape], *places[shape], plan.device) for shape in members]
+    places: dict[Hashable, tuple[Tensor, Tensor]] = {}
+    for group, of_query in queries.items():
+        of_key = keys.get(group)
+        if of_key is not None and of_key.shape[0] > 1:
+            shape = of_query.numpy().tobytes(), of_key.numpy().tobytes()
+            members.setdefault(shape, []).append(group[:2])
+            places[shape] = of_query.to(plan.device), of_key.to(plan.device)
+    return [_grid(members[shape], *places[shape]) for shape in members]
 
 
-def _patches(plan: CallPlan, read) -> dict[tuple[int, ...], list[tuple[int, int, int]]]:
-    """By batch row, example, image and tile: place on the axis, grid row and grid column."""
+def _patches(
+    plan: CallPlan, read: Callable[[str], Tensor]
+) -> dict[tuple[int, int, int, int], Tensor]:
+    """By batch row, example, image and tile: long ``[patch 3]``, place on the axis, row, column."""
     columns = [read(name) for name in ("example", "image", "tile", "row", "column")]
     table = torch.stack(columns, dim=-1).cpu()
     inside = (table[..., 3] >= 0) & (table[..., 4] >= 0)
-    found: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
-    for row, place in inside.nonzero().tolist():
-        example, image, tile, down, across = table[row, place].tolist()
-        found.setdefault((row, example, image, tile), []).append((place, down, across))
-    return found
+    places = inside.nonzero()
+    table = torch.cat([places[:, :1], table[inside][:, :3], places[:, 1:], table[inside][:, 3:]], 1)
+    groups, group = torch.unique(table[:, :4], dim=0, return_inverse=True)
+    order = torch.argsort(group, stable=True)
+    parts = table[order][:, 4:].split(torch.bincount(group, minlength=len(groups)).tolist())
+    return {
+        (row, example, image, tile): part
+        for (row, example, image, tile), part in zip(groups.tolist(), parts, strict=True)
+    }
 
 
-def _grid(members: list[tuple[int, int]], of_query: list, of_key: list, device) -> PatchGrid:
-    query = torch.tensor(of_query, device=device)
-    key = torch.tensor(of_key, device=device)
-    batch = torch.tensor(members, device=device)
+def _grid(members: list[tuple[int, int]], query: Tensor, key: Tensor) -> PatchGrid:
+    batch = torch.tensor(members, device=query.device)
     away = (query[:, None, 1:] - key[None, :, 1:]).abs().amax()
     return PatchGrid(
         batch[:, 0], batch[:, 1], query[:, 0], key[:, 0], query[:, 1:], key[:, 1:], int(away) + 1

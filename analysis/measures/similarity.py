@@ -57,9 +57,12 @@ class HeadSimilarity:
 def _sum_of_directions(tile: TileView) -> Tensor:
     """Float ``[batch row key]``: the sum over heads of row / |row|."""
     weights = tile.inverse_norm
+    if not tile.is_coarse:
+        return tile.weighted(weights[..., None]).sum(1)
+    # [row 1 head] @ [row head key]; a transposed left side is several times slower.
     parts = [
-        torch.bmm(weights[place].T.contiguous()[:, None], tile.pattern[place].transpose(0, 1))[:, 0]
-        for place in range(weights.shape[0])
+        torch.bmm(weight.T.contiguous()[:, None], pattern.transpose(0, 1))[:, 0]
+        for weight, pattern in zip(weights, tile.pattern, strict=True)
     ]
     return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 

@@ -377,3 +377,13 @@ def test_an_unknown_tower_is_measured_by_rows() -> None:
     scores = scored(call, tokens)
     assert "entropy" in expected_names(scores) and "first_key" not in expected_names(scores)
     assert null(scores, "entropy") > 0
+
+
+@pytest.mark.parametrize("coarse", [0, 1 << 30])
+def test_both_ways_to_multiply_agree(coarse: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tiles are multiplied entry by entry, large ones batch row by batch row."""
+    tokens = text_tokens([SENTENCE, SHORT])
+    call = random_call(tokens, heads=5)
+    expected = scored(call, tokens)
+    monkeypatch.setattr("analysis.tile_view._COARSE_ENTRIES", coarse)
+    assert furthest(expected, scored(call, tokens))[0] < 1e-6
