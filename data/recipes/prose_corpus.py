@@ -1,7 +1,7 @@
-"""English that every Python has: the standard library's docstrings and the language reference.
+"""English that every Python has: the standard library's documentation, and the reference.
 
-Docstrings are read from the library's source with `ast`, never by importing it; the reference
-comes from `pydoc_data.topics`. Paragraphs that are mostly code, tables or underlines are left
+Docstrings and comments are read from the library's source, never by importing it; the language
+reference comes from `pydoc_data.topics`. Paragraphs that are mostly code, tables or underlines are left
 out. Text depends on the Python version that runs this; both parts are PSF-licensed.
 """
 
@@ -48,6 +48,19 @@ def docstrings(source: str) -> list[str]:
     return [text for text in found if text]
 
 
+def comments(source: str) -> list[str]:
+    """Blocks of whole-line comments, without their signs; a bare sign parts two paragraphs."""
+    blocks, block = [], []
+    for line in [*source.splitlines(), ""]:
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            block.append(stripped.lstrip("#").strip())
+        elif block:
+            blocks.append("\n".join(block))
+            block = []
+    return blocks
+
+
 def collect() -> tuple[list[str], list[str]]:
     """(train, test) documents, split by module and by reference topic; no paragraph in both."""
     root = Path(sysconfig.get_path("stdlib"))
@@ -58,7 +71,8 @@ def collect() -> tuple[list[str], list[str]]:
             continue
         held_out = relative.parts[0].removesuffix(".py") in HELD_OUT
         source = path.read_text(encoding="utf-8", errors="ignore")
-        parts[held_out].append("\n".join(filter(None, map(tidy, docstrings(source)))))
+        texts = [*docstrings(source), *comments(source)]
+        parts[held_out].append("\n".join(filter(None, map(tidy, texts))))
     from pydoc_data.topics import topics
 
     for index, name in enumerate(sorted(topics)):
