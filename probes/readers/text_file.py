@@ -25,6 +25,11 @@ def read(data: str) -> Iterator[Example]:
     from probes.readers.registry import content_digest
 
     path = Path(data).expanduser()
+    if path.suffix.lower() == ".json":
+        raise InputError(
+            f"{path.name!r} is one JSON document, not a text. Write one object per line and call "
+            "it `.jsonl`."
+        )
     try:
         by_paragraph = _has_paragraphs(path)
         empty = True

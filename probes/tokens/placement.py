@@ -1,8 +1,9 @@
 """How an image processor lays the original image on the canvas that the model sees.
 
-The standard pipeline (resize, center crop, pad) is computed from the processor's settings. Any
-other processor is asked: it processes test cards of the same size, a black one, a white one and
-two ramps, and a straight line through what comes back says where each canvas pixel comes from.
+The standard pipeline (resize, center crop, pad) of transformers or torchvision is computed from
+the processor's settings. Any other processor is asked: it processes test cards of the same size,
+a black one, a white one and two ramps, and a straight line through what comes back says where
+each canvas pixel comes from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ import torch
 from torch import Tensor
 
 from probes.tokens.patches import Placement
+
+_POINTWISE = (
+    "ToTensor",
+    "MaybeToTensor",
+    "PILToTensor",
+    "MaybePILToTensor",
+    "ToImage",
+    "ToDtype",
+    "ConvertImageDtype",
+    "Normalize",
+)
+"""Steps of a torchvision pipeline that move no pixel."""
 
 
 def placement_of(processor: Any, width: int, height: int, canvas: Tensor) -> Placement | None:
@@ -29,6 +42,7 @@ def placement_of(processor: Any, width: int, height: int, canvas: Tensor) -> Pla
     if processor is None:
         return Placement(width, height) if (columns, rows) == (width, height) else None
     placed = _from_settings(processor, width, height, rows, columns)
+    placed = placed or _from_transforms(processor, width, height, rows, columns)
     return placed or _from_test_cards(processor, width, height, rows, columns)
 
 
@@ -97,9 +111,44 @@ def _resized(processor: Any, width: int, height: int) -> tuple[int, int] | None:
 
         high, wide = get_size_with_aspect_ratio((height, width), shortest, longest)
         return wide, high
-    short, long = min(width, height), max(width, height)
-    far = int(shortest * long / short)
-    return (shortest, far) if width <= height else (far, shortest)
+    return _short_side(width, height, shortest)
+
+
+def _from_transforms(
+    processor: Any, width: int, height: int, rows: int, columns: int
+) -> Placement | None:
+    """A torchvision pipeline that resizes and crops, such as timm's."""
+    steps = getattr(getattr(processor, "transform", None), "transforms", None)
+    if not steps:
+        return None
+    wide, high = width, height
+    placed = Placement(width, height)
+    for step in steps:
+        name = type(step).__name__
+        size: Any = getattr(step, "size", None)
+        if name == "Resize" and getattr(step, "max_size", None) is None:
+            size = size if isinstance(size, (list, tuple)) else [size]
+            pair = len(size) == 2
+            new = (int(size[1]), int(size[0])) if pair else _short_side(wide, high, int(size[0]))
+            scales = placed.scale_x * wide / new[0], placed.scale_y * high / new[1]
+            placed = Placement(width, height, placed.left, placed.top, *scales)
+            wide, high = new
+        elif name == "CenterCrop":
+            crop_high, crop_wide = (size, size) if isinstance(size, int) else map(int, size)
+            placed = placed.window(_center(wide, crop_wide), _center(high, crop_high))
+            wide, high = crop_wide, crop_high
+        elif name not in _POINTWISE:
+            return None
+    return placed if (wide, high) == (columns, rows) else None
+
+
+def _center(size: int, crop: int) -> int:
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
+def _short_side(width: int, height: int, short: int) -> tuple[int, int]:
+    far = int(short * max(width, height) / min(width, height))
+    return (short, far) if width <= height else (far, short)
 
 
 def _from_test_cards(

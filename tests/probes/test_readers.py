@@ -137,6 +137,7 @@ def test_bad_data_is_one_sentence(tmp_path):
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "binary.dat").write_bytes(bytes(range(256)))
+    (tmp_path / "one.json").write_text("[]")
     (tmp_path / "nul.txt").write_bytes(b"text\0text\n")
     cases = {
         tmp_path / "empty": "holds no image. Give a folder",
@@ -144,6 +145,7 @@ def test_bad_data_is_one_sentence(tmp_path):
         tmp_path / "empty.jsonl": "holds no example",
         tmp_path / "binary.dat": "(not plain text|cannot be read as UTF-8)",
         tmp_path / "nul.txt": "line 1 has a NUL byte",
+        tmp_path / "one.json": "one JSON document, not a text. Write one object per line",
         tmp_path / "nowhere": "neither a bundled set .* nor an existing path",
         "hf:": "cannot be read",
     }

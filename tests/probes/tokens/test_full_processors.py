@@ -30,6 +30,7 @@ from torch import nn
 from probes.collate import collate
 from probes.inputs import Example
 from probes.tokens import TowerFacts, map_tokens
+from probes.tokens.placement import _from_test_cards, _from_transforms
 
 pytestmark = pytest.mark.timm
 pytest.importorskip("torchvision")
@@ -274,5 +275,11 @@ def test_a_timm_model_is_mapped_through_its_own_transform():
         image_sizes=[images[0].size],
     )["vision"]
     assert tokens.lengths.tolist() == [197]
+    for size in [(301, 260), (97, 402), (224, 224)]:
+        known = _from_transforms(subject.processor, *size, 224, 224)
+        asked = _from_test_cards(subject.processor, *size, 224, 224)
+        assert known is not None and asked is not None
+        corners = torch.tensor([[0.0, 0.0, 224.0, 224.0], [32.0, 64.0, 96.0, 128.0]])
+        assert torch.allclose(known.boxes(corners), asked.boxes(corners), atol=0.006 * max(size))
     block = subject.model.blocks[0]
     assert_found(tokens, images, lambda c: entering(subject.model, block, made(c)), count=3)
