@@ -35,14 +35,15 @@ def assert_parity(
         name: (_each(tower.heads, tower.layers), _each(tower.kv_heads or tower.heads, tower.layers))
         for name, tower in towers.items()
     }
-    assert seen == expected
+    assert seen == expected, (seen, expected)
     assert_refused(parity.layout, refused)
-    assert not parity.unmatched
+    assert not parity.unmatched, parity.unmatched
     assert parity.maps >= len(parity.layout.sites)
-    assert parity.pattern_error <= TOLERANCE
-    assert parity.product_error <= TOLERANCE
-    assert parity.z_error <= TOLERANCE
-    assert parity.output_error <= (FAST_PATH_TOLERANCE if fast_path else 0.0)
+    assert parity.pattern_error <= TOLERANCE, parity
+    assert parity.product_error <= TOLERANCE, parity
+    assert parity.z_error <= TOLERANCE, parity
+    allowed = FAST_PATH_TOLERANCE if fast_path else 0.0
+    assert parity.output_error <= allowed, parity
     assert parity.empty_rows == 0 or padded
 
 
