@@ -160,11 +160,11 @@ def make_plan(
     other = None if tokens is None else tokens.towers.get(call.key_tower or call.site.tower)
     if own is None or call.query_index is None or not bool((call.query_index >= 0).any()):
         return _unaligned(call, mask, examples)
-    query_index = call.query_index
+    query_index = call.query_index.to(device)
     if call.key_index is None or other is None:
         other, key_index = None, torch.full((call.batch, call.keys), -1, device=device)
     else:
-        key_index = call.key_index
+        key_index = call.key_index.to(device)
     role = _look_up(own, query_index, "role")
     used = (query_index >= 0) & (role != _PAD) & (_look_up(own, query_index, "example") >= 0)
     sequence = _look_up(own, query_index, "sequence")

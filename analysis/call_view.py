@@ -42,7 +42,7 @@ class CallView:
     Attributes:
         site, step, heads, batch, queries, keys: of the call.
         z: ``[batch head query width]`` or ``None`` (uniform pattern).
-        output_matrix: ``[head head_width model_width]`` or ``None``.
+        output_gram: float32 ``[head width width]``: W_O W_O^T of each head, or ``None``.
         plan: examples, blocks and positions.
         shared: for measures of one family to share what they collect.
         read_counts: float64 ``[batch query]``: number of keys that a query may read.
@@ -58,13 +58,13 @@ class CallView:
         keys: int,
         *,
         z: Tensor | None = None,
-        output_matrix: Tensor | None = None,
+        output_gram: Tensor | None = None,
         workspace: Workspace | None = None,
     ) -> None:
         self.site, self.plan, self.heads = site, plan, heads
         self.batch, self.queries, self.keys = plan.used.shape[0], queries, keys
         self.step = plan.step
-        self.z, self.output_matrix = z, output_matrix
+        self.z, self.output_gram = z, output_gram
         self.shared: dict[str, Any] = {}
         self._workspace = workspace or Workspace()
         self._rows: dict[str, tuple[Callable[[TileView], Tensor], Rows]] = {}

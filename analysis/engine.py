@@ -58,7 +58,7 @@ class Engine:
         self._layout = layout
         self._tile_rows = tile_rows
         self._workspace = Workspace()
-        self._matrices: dict[Site, Tensor | None] = {}
+        self._grams: dict[Site, Tensor | None] = {}
         self._ids: tuple[str, ...] = ()
         self._cache: PlanCache | None = None
         self._clear()
@@ -92,7 +92,7 @@ class Engine:
             self._measure_uniform(call, plan, chosen)
         view = CallView(
             call.site, plan, call.heads, call.queries, call.keys,
-            z=call.z, output_matrix=self._output_matrix(call.site), workspace=self._workspace,
+            z=call.z, output_gram=self._output_gram(call.site), workspace=self._workspace,
         )  # fmt: skip
         finishers = [(measure, measure.start(view)) for measure in chosen]
         if view.wants_tiles:
@@ -128,7 +128,7 @@ class Engine:
     def _applicable(self, call: AttentionCall, plan: CallPlan) -> list[Measure]:
         context = MeasureContext(
             call.site, call.heads, plan.tokens, plan.key_tokens,
-            self._output_matrix(call.site) is not None,
+            self._output_gram(call.site) is not None,
         )  # fmt: skip
         chosen = []
         for measure in self.measures:
@@ -139,11 +139,16 @@ class Engine:
                 self._reasons[call.site.tower, measure.name] = verdict
         return chosen
 
-    def _output_matrix(self, site: Site) -> Tensor | None:
-        if site not in self._matrices:
+    def _output_gram(self, site: Site) -> Tensor | None:
+        # Kept instead of the matrix itself, which may be a copy as large as the layer's weight.
+        if site not in self._grams:
             anatomy = None if self._layout is None else self._layout.anatomy
-            self._matrices[site] = None if anatomy is None else anatomy.output_matrix(site)
-        return self._matrices[site]
+            matrix = None if anatomy is None else anatomy.output_matrix(site)
+            if matrix is not None:
+                matrix = matrix.detach().float()
+                matrix = matrix @ matrix.transpose(-1, -2)
+            self._grams[site] = matrix
+        return self._grams[site]
 
     def _measure_uniform(
         self, call: AttentionCall, plan: CallPlan, measures: Sequence[Measure]

@@ -57,12 +57,10 @@ class ContributionNorm:
 
     def start(self, call: CallView) -> Finish:
         def finish() -> Iterator[Score]:
-            assert call.z is not None and call.output_matrix is not None
-            matrix = call.output_matrix.to(call.z.device).float()
+            assert call.z is not None and call.output_gram is not None
             # |z W|^2 = z (W W^T) z^T: head_width x head_width instead of a residual per head.
-            gram = matrix @ matrix.transpose(-1, -2)
             z = call.z.float()
-            yield _mean_norm(call, ((z @ gram) * z).sum(-1).clamp_min(0))
+            yield _mean_norm(call, ((z @ call.output_gram.to(z.device)) * z).sum(-1).clamp_min(0))
 
         return finish
 
