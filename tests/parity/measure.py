@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from probes.attention_call import AttentionCall
 from probes.inputs import Batch
 from probes.layout import Layout
+from probes.listening import listen
 from probes.observe import observe
 from probes.subject import Subject
-from probes.tap import listen
 
 from .reference import EagerMap, eager_maps, flat_tensors
 

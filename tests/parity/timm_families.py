@@ -206,7 +206,8 @@ FAMILIES = [
         Seen(12, (1, 2, 2, 4, 4, 4, 4, 4, 4, 4, 8, 8)),
         "window",
         "pooled queries",
-        settings=AT_64,
+        side=96,
+        settings={"img_size": 96},
     ),
     _family(
         "twins",
