@@ -113,7 +113,7 @@ def new_engine(subject: Subject, measures: Sequence[Any]) -> Engine:
 
 def score_batch(subject: Subject, engine: Engine, batch: Batch) -> BatchScores:
     """Per-example sums of one batch."""
-    from probes.tap import listen
+    from probes.listening import listen
 
     engine.start_batch(batch.tokens, [example.id for example in batch.examples])
     with listen(subject, batch, engine.listener):

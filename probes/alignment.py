@@ -30,6 +30,7 @@ def flat_positions(
     *,
     offset: int = 0,
     last: int | None = None,
+    packed: bool = False,
 ) -> Tensor | None:
     """Long ``[batch length]``: flat position in the token map, or None where it is not known.
 
@@ -37,6 +38,8 @@ def flat_positions(
         tokens: token map of the tower.
         batch, length: shape of the call's queries or keys.
         offset: for packed calls (batch 1), the flat position where this call begins.
+        packed: whether calls of this site were seen to be parts of one sequence (windows);
+            otherwise a packed call must begin and end where rows do.
         last: while decoding, the position within its row of the last of these ``length`` tokens;
             rows of the map are then longer than what the call sees.
 
@@ -52,6 +55,8 @@ def flat_positions(
         return tokens.starts[:-1, None] + torch.arange(first, last + 1) if fits else None
     if tokens.rows == batch and bool((lengths == length).all()):
         return tokens.starts[:-1, None] + torch.arange(length)
-    if batch == 1 and offset + length <= len(tokens):
+    end = offset + length
+    whole_rows = bool(torch.isin(torch.tensor([offset, end]), tokens.starts).all())
+    if batch == 1 and end <= len(tokens) and (packed or whole_rows):
         return offset + torch.arange(length)[None]
     return None

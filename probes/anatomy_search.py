@@ -6,7 +6,8 @@ from probes.anatomy import Anatomy, Block, OutputProjection
 from probes.heads import Site
 from probes.layout import Tower
 from probes.lineage import Node
-from probes.observation import ModuleRun, Observation, ObservedCall
+from probes.observation import Observation
+from probes.observed import ModuleRun, ObservedCall
 
 
 def find_anatomy(

@@ -15,7 +15,8 @@ from torch import Tensor
 from probes.alignment import tokens_while_generating
 from probes.attention_call import AttentionCall
 from probes.heads import Head, Site, select_heads, select_sites
-from probes.tap import Attached, TapError, announced, attach, no_attention_sentence
+from probes.listening import announced, attach, no_attention_sentence
+from probes.tap import Attached, TapError
 from probes.tokens.map import TokenMap
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from probes.inputs import Batch, InputError
+from probes.listening import announced
 from probes.padding import pad_id
-from probes.tap import announced
 
 if TYPE_CHECKING:
     from probes.subject import Subject

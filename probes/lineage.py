@@ -198,9 +198,9 @@ def heads_before_repeat(node: Node, heads: int) -> int:
         if id(here) in seen:
             continue
         seen.add(id(here))
-        if here.name == "expand" and len(here.shape) == 5:
-            if here.shape[1] * here.shape[2] == heads:
-                return here.shape[1]
+        grouped = here.name == "expand" and len(here.shape) == 5
+        if grouped and here.shape[1] * here.shape[2] == heads:
+            return here.shape[1]
         if here.name == "repeat_interleave" and here.parents:
             before = here.parents[0].shape
             if len(before) == 4 and before[1] < heads and heads % before[1] == 0:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probes import operations as ops
-from probes.anatomy import OutputProjection
 from probes.attention_call import AttentionCall
 from probes.heads import Site
 from probes.interception import FollowedSoftmax, Surroundings
@@ -23,51 +22,11 @@ from probes.lineage import (
     split_into_heads,
 )
 from probes.module_stack import ModuleStack
+from probes.observed import ModuleRun, ObservedCall
+from probes.projections import is_linear, meet_functional, meet_projection, verify_projection
 from probes.raw_attention import RawAttention
 
 _UNKNOWN = Site("", 0)
-
-
-@dataclass
-class ObservedCall:
-    """One attention call of the observed forward."""
-
-    path: str
-    occurrence: int
-    inside: int
-    source: str
-    batch: int
-    heads: int
-    kv_heads: int
-    queries: int
-    keys: int
-    head_width: int
-    value_width: int
-    causal: bool
-    mixed: bool
-    cross: bool
-    learned_query: bool
-    input_shape: tuple[int, ...]
-    mismatch: float
-    row_sum_error: float
-    z: Tensor = field(repr=False)
-    softmax_path: str = ""
-    softmax_number: int = 0
-    projection: OutputProjection | None = None
-    projection_obstacle: str = "no linear map was seen to read z"
-    projected: Node | None = field(default=None, repr=False)
-
-
-@dataclass
-class ModuleRun:
-    """One run of one module: lineage of its first tensor input and of its output."""
-
-    path: str
-    module: nn.Module
-    entered: Node | None
-    input_shape: tuple[int, ...]
-    left: Node | None = None
-    read: Tensor | None = None
 
 
 @dataclass
@@ -202,9 +161,9 @@ class _Observer:
         run = ModuleRun(path, module, node, shape)
         self.runs.append(run)
         self.open_runs.append(run)
-        if first is not None and _is_linear(module):
+        if first is not None and is_linear(module):
             run.read = first
-            self._meet_projection(first, module, path)
+            meet_projection(first, self.calls_behind(first), module, path)
 
     def left(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while self.open_runs:
@@ -213,50 +172,13 @@ class _Observer:
                 first = next(ops.tensors_in(output), None)
                 if first is not None:
                     run.left = self.mode.lineage.of(first)
-                    self._verify_projection(run, first)
+                    verify_projection(self.calls, run, first)
                 run.read = None
                 return
 
-    def _meet_projection(self, x: Tensor, module: nn.Module, path: str) -> None:
-        calls = [self.calls[index] for index in self.mode.calls_behind(self.mode.lineage.of(x))]
-        if not calls or any(call.projection or call.projected for call in calls):
-            return
-        if not _reads_heads_side_by_side(x, calls):
-            for call in calls:
-                call.projection_obstacle = f"{path} reads it in an order that is not understood"
-            return
-        weight = getattr(module, "weight", None)
-        plain = isinstance(weight, nn.Parameter) and weight.ndim == 2
-        transposed = type(module).__name__ == "Conv1D"
-        found = OutputProjection(path, weight if plain else None, transposed, module)
-        for call in calls:
-            call.projection = found
-
-    def _verify_projection(self, run: ModuleRun, output: Tensor) -> None:
-        for call in self.calls:
-            found = call.projection
-            if found is None or found.path != run.path or call.projected is not None:
-                continue
-            call.projected = run.left
-            assert run.read is not None
-            bias = getattr(run.module, "bias", None)
-            problem = _sum_of_heads_problem(found, run.read, call.value_width, bias, output)
-            if problem:
-                call.projection, call.projection_obstacle = None, problem
-
-    def meet_functional(self, x: Tensor, weight: nn.Parameter, bias: Any, output: Tensor) -> None:
-        """A linear map that reads z without its module being called (nn.MultiheadAttention)."""
-        calls = [self.calls[index] for index in self.mode.calls_behind(self.mode.lineage.of(x))]
-        if not calls or any(call.projection or call.projected for call in calls):
-            return
-        if not _reads_heads_side_by_side(x, calls, any_order=True):
-            return
-        found = OutputProjection("", weight, False)
-        problem = _sum_of_heads_problem(found, x, calls[0].value_width, bias, output)
-        for call in calls:
-            call.projected = self.mode.lineage.of(output)
-            call.projection = None if problem else found
-            call.projection_obstacle = problem
+    def calls_behind(self, tensor: Tensor) -> list[ObservedCall]:
+        """The calls whose z this tensor is, moved and joined but not changed."""
+        return [self.calls[index] for index in self.mode.calls_behind(self.mode.lineage.of(tensor))]
 
     def mark(self, output: Any) -> None:
         """Write the index of the calls just received onto the node of their output."""
@@ -298,7 +220,8 @@ class _Mode(LineageMode):
             self._observer.mark(output)
         if ops.name_of(func) == "linear" and len(args) > 1 and isinstance(args[1], nn.Parameter):
             bias = args[2] if len(args) > 2 else (kwargs or {}).get("bias")
-            self._observer.meet_functional(args[0], args[1], bias, output)
+            calls = self._observer.calls_behind(args[0])
+            meet_functional(calls, args[0], args[1], bias, output, self.lineage.of(output))
         return output
 
     def calls_behind(self, node: Node) -> list[int]:
@@ -339,62 +262,6 @@ def _heads_told_by(module: nn.Module) -> int | None:
         if isinstance(told, int) and not isinstance(told, bool) and told > 0:
             return told
     return None
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(module, nn.Linear) or (
-        isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
-    )
-
-
-def _side_by_side(calls: list[ObservedCall]) -> Tensor | None:
-    """``[rows, heads * value_width]`` of one or several calls, or None if they do not fit."""
-    if len({call.heads for call in calls}) == 1 and len(calls) > 1:
-        same = len({call.queries for call in calls}) == 1
-        axis = 1 if same and calls[0].source == "softmax" else 2
-        z = torch.cat([call.z for call in calls], dim=axis)
-    elif len(calls) == 1:
-        z = calls[0].z
-    else:
-        return None
-    return z.transpose(1, 2).reshape(-1, z.shape[1] * z.shape[3])
-
-
-def _reads_heads_side_by_side(
-    x: Tensor, calls: list[ObservedCall], *, any_order: bool = False
-) -> bool:
-    z = _side_by_side(calls)
-    if z is None or x.numel() != z.numel() or x.shape[-1] != z.shape[-1]:
-        return False
-    if torch.equal(x.reshape(z.shape).float(), z.to(x.dtype).float()):
-        return True
-    if not any_order or len(calls) > 1:
-        return False
-    token_first = calls[0].z.permute(2, 0, 1, 3).reshape(z.shape)
-    return torch.equal(x.reshape(z.shape).float(), token_first.to(x.dtype).float())
-
-
-def _sum_of_heads_problem(
-    found: OutputProjection, z: Tensor, head_width: int, bias: Any, output: Tensor
-) -> str:
-    """Why the heads' contributions to ``output`` do not add up to it, empty if they do."""
-    z = z.reshape(-1, z.shape[-1]).float()
-    matrix = found.matrix(z.shape[-1] // head_width, head_width).flatten(0, 1)
-    name = found.path or "the projection"
-    if matrix.shape[-1] != output.shape[-1]:
-        return f"{name} is not a plain linear map"
-    expected = z @ matrix
-    if isinstance(bias, Tensor):
-        expected = expected + bias.detach().float()
-    actual = output.reshape(-1, output.shape[-1]).float()
-    if expected.shape != actual.shape:
-        return f"{name} changes the number of positions"
-    error = float((expected - actual).abs().amax() / actual.abs().amax().clamp_min(1e-12))
-    tolerance = 1e-3 if output.dtype == torch.float32 else 5e-2
-    if not error <= tolerance:
-        return f"the heads' contributions do not add up to the output of {name} ({error:.1e})"
-    return ""
 
 
 def _is_causal(call: AttentionCall) -> bool:

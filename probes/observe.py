@@ -12,7 +12,8 @@ from torch import nn
 
 from probes.anatomy_search import find_anatomy
 from probes.layout import Layout, Refusal
-from probes.observation import Observation, ObservedCall, run_observed
+from probes.observation import Observation, run_observed
+from probes.observed import ObservedCall
 from probes.towers import build_towers
 
 _ATTENTION_CLASS = re.compile(

@@ -16,11 +16,11 @@ from probes.finite import refuse_nonfinite
 from probes.inputs import Batch, Example, InputError
 from probes.kinds import ForwardArguments, context_length_of, kind_of
 from probes.layout import Layout, Tower
+from probes.listening import announced
 from probes.load_error import LoadError
 from probes.observe_subject import observe_on, observe_on_sample
 from probes.preparation import examples_of, prepare_examples, prepare_tensors
 from probes.prompts import image_token_of
-from probes.tap import announced
 
 if TYPE_CHECKING:
     from probes.generation import Generated

@@ -11,7 +11,7 @@ from torch import nn
 
 from probes.heads import Site
 from probes.layout import Refusal, SiteLayout, Tower
-from probes.observation import ObservedCall
+from probes.observed import ObservedCall
 
 _WORDS = (
     ("resampler", r"q_?former|resampler|perceiver_?(?!model)|abstractor|attn_?pool|pooling_head"),

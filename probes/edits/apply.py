@@ -13,7 +13,8 @@ from probes.edits.given import mean, replace
 from probes.edits.knock_out import knock_out
 from probes.edits.scale import scale, zero
 from probes.heads import Head, Site, select_heads
-from probes.tap import Attached, TapError, attach
+from probes.listening import attach
+from probes.tap import Attached, TapError
 
 if TYPE_CHECKING:
     from probes.subject import Subject

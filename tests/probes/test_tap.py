@@ -13,8 +13,9 @@ from probes.capture import capture
 from probes.edits.apply import edit
 from probes.edits.edit import EditPlace
 from probes.heads import Site
+from probes.listening import listen
 from probes.subject import Subject
-from probes.tap import TapError, listen
+from probes.tap import TapError
 from tests import tiny_models as tiny
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 5, 6], [1, 9, 10, 11, 12, 9, 10]])

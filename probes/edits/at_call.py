@@ -1,0 +1,86 @@
+"""Carry out edits where the model computes: at an attention call, or on z before its projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from probes.attention_call import AttentionCall, Tile
+from probes.edits.edit import Edit, EditPlace, EditReport
+from probes.heads import Site
+
+BoundEdit = tuple[Edit, dict[Site, list[int]], EditReport]
+"""An edit, the heads of each site that it chose, and the report it writes to."""
+
+
+def edit_call(call: AttentionCall, edits: Iterable[BoundEdit], first_head: int) -> bool:
+    """Apply edits to a call; its tiles and its z are the edited ones afterwards.
+
+    Args:
+        first_head: index within the site of the call's first head (one call per head group).
+
+    Returns:
+        Whether any edit chose heads of this call.
+    """
+    z_edits, affected = [], set()
+    for edit, chosen, report in edits:
+        heads = [h - first_head for h in chosen.get(call.site, ())]
+        heads = [h for h in heads if 0 <= h < call.heads]
+        if not heads:
+            continue
+        if edit.stage == "z":
+            z_edits.append((edit, heads, report))
+            continue
+        target = call.score_edits if edit.stage == "scores" else call.pattern_edits
+        target.append(_on_heads(edit, heads, report))
+        affected.update(heads)
+    if affected:
+        new = call.weighted_values(counting=True).to(call.z.dtype)
+        chosen_heads = sorted(affected)
+        z = call.z.clone()
+        z[:, chosen_heads] = new[:, chosen_heads]
+        call.z = z
+    for edit, heads, report in z_edits:
+        place = EditPlace(call.site, heads, call.step, call)
+        z = call.z.transpose(1, 2)
+        call.z = edit_z_of(edit, z, heads, place, report).transpose(1, 2)
+    return bool(affected or z_edits)
+
+
+def edit_z_of(
+    edit: Edit, z: Tensor, heads: list[int], place: EditPlace, report: EditReport
+) -> Tensor:
+    """``z [batch query head head_width]`` with the chosen heads edited."""
+    old = z[:, :, heads]
+    new = edit.apply(old, place).to(z.dtype)
+    if new.shape != old.shape:
+        raise ValueError(
+            f"Edit {edit.label} must return z of shape {tuple(old.shape)} (batch, query, head, "
+            f"head_width), got {tuple(new.shape)}."
+        )
+    report.fired += 1
+    report.touched += int((new != old).any(-1).sum())
+    result = z.clone()
+    result[:, :, heads] = new
+    return result
+
+
+def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Tile, Tensor], Tensor]:
+    def apply(tile: Tile, values: Tensor) -> Tensor:
+        place = EditPlace(tile.call.site, heads, tile.call.step, tile.call, tile)
+        old = values[:, heads]
+        new = edit.apply(old, place)
+        if new.shape != old.shape:
+            raise ValueError(
+                f"Edit {edit.label} must return {edit.stage} of shape {tuple(old.shape)} (batch, "
+                f"head, query, key), got {tuple(new.shape)}."
+            )
+        if tile.call.counting:
+            report.fired += 1
+            report.touched += int((new != old).any(-1).sum())
+        result = values.clone()
+        result[:, heads] = new
+        return result
+
+    return apply

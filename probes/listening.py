@@ -1,0 +1,99 @@
+"""Attach listeners and edits to a subject for the length of a ``with`` block, per thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from probes.heads import Site
+from probes.tap import Attached, CallListener, Tap, TapError
+
+if TYPE_CHECKING:
+    from probes.inputs import Batch
+    from probes.subject import Subject
+
+_local = threading.local()
+
+
+def tap_of(subject: Subject) -> Tap:
+    """This thread's tap on the subject's model."""
+    taps: dict[int, Tap] = _local.__dict__.setdefault("taps", {})
+    tap = taps.get(id(subject.model))
+    if tap is None or tap.model is not subject.model:
+        tap = taps[id(subject.model)] = Tap(subject.model, subject.layout)
+    return tap
+
+
+@contextmanager
+def attach(subject: Subject, attached: Attached) -> Iterator[Attached]:
+    """Add listeners or edits for the length of a ``with`` block, in this thread only."""
+    tap = tap_of(subject)
+    tap.add(attached)
+    try:
+        yield attached
+    finally:
+        tap.remove(attached)
+        _forget_if_idle(subject, tap)
+
+
+@contextmanager
+def announced(subject: Subject, batch: Batch | None, generated: int = 0) -> Iterator[None]:
+    """Tell this thread's tap, if something is attached, which batch the model will run.
+
+    Args:
+        generated: how many tokens the model may generate.
+    """
+    tap = _local.__dict__.get("taps", {}).get(id(subject.model))
+    if tap is None or batch is None:
+        yield
+        return
+    tap.whereabouts.begin(batch.tokens, batch.size or None, generated)
+    try:
+        yield
+    finally:
+        tap.whereabouts.end()
+
+
+def _forget_if_idle(subject: Subject, tap: Tap) -> None:
+    if not tap.attached:
+        _local.__dict__.get("taps", {}).pop(id(subject.model), None)
+
+
+@contextmanager
+def listen(
+    subject: Subject,
+    batch: Batch | None,
+    listener: CallListener,
+    sites: Iterable[Site] | None = None,
+) -> Iterator[Attached]:
+    """Hand every attention call to ``listener`` while the ``with`` block runs the model.
+
+    Args:
+        batch: what will be run, so that calls know their positions.
+        sites: only these; all by default.
+
+    Raises:
+        TapError: at the end of the block, if not one call was seen.
+    """
+    chosen = frozenset(s.site for s in subject.layout.sites) if sites is None else frozenset(sites)
+    if not chosen:
+        raise TapError(no_attention_sentence(subject))
+    with attach(subject, Attached(chosen, on_call=listener)) as attached, announced(subject, batch):
+        yield attached
+    if not attached.heard:
+        raise TapError(
+            f"The forward pass must reach at least one of {len(chosen)} attention layers of "
+            f"{subject.name}, reached none. Run the model inside the `with` block, in this thread."
+        )
+
+
+def no_attention_sentence(subject: Subject) -> str:
+    """Why a subject has nothing to capture."""
+    refused = "; ".join(f"{r.path}: {r.reason}" for r in subject.layout.refusals[:3])
+    return (
+        f"{subject.name} has no softmax attention that can be captured"
+        + (f" ({refused})" if refused else "")
+        + ". Run `headscope inspect` on it to see what it is made of."
+    )

@@ -1,0 +1,107 @@
+"""What the model is running: the batch, the forward of a generation, the positions of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from probes.alignment import GROWING_TOWERS, flat_positions, tokens_while_generating
+from probes.masks import AttentionMask
+from probes.module_stack import ModuleStack
+from probes.tokens.map import TokenMap
+
+
+@dataclass(frozen=True)
+class _Running:
+    tokens: TokenMap | None
+    examples: int | None
+    generated: int
+    first_forward: int
+
+
+class Whereabouts:
+    """The batch that a thread is running and how far it has got.
+
+    What layers of one forward share (positions, masks) is worked out once per forward.
+    """
+
+    def __init__(self) -> None:
+        self._running: list[_Running] = []
+        self._stack: ModuleStack | None = None
+        self._shared: dict[Any, Any] = {}
+        self._shared_forward = -1
+
+    def follow(self, stack: ModuleStack | None) -> None:
+        """Count forwards by this stack from now on."""
+        self._stack = stack
+        self._shared.clear()
+
+    def begin(self, tokens: TokenMap | None, examples: int | None, generated: int) -> None:
+        """A batch is about to run, and may generate so many tokens."""
+        if tokens is not None:
+            tokens = tokens_while_generating(tokens, generated)
+        self._running.append(_Running(tokens, examples, generated, self._forwards))
+        self._shared.clear()
+
+    def end(self) -> None:
+        """The batch that began last is done."""
+        self._running.pop()
+        self._shared.clear()
+
+    @property
+    def examples(self) -> int | None:
+        """Number of examples in the batch, None if nobody said."""
+        return self._running[-1].examples if self._running else None
+
+    @property
+    def tokens(self) -> TokenMap | None:
+        return self._running[-1].tokens if self._running else None
+
+    @property
+    def step(self) -> int:
+        """0 for the prompt, n while the n-th generated token is fed back."""
+        if not self._running or not self._running[-1].generated:
+            return 0
+        return max(0, self._forwards - self._running[-1].first_forward - 1)
+
+    def positions(
+        self, tower: str, batch: int, length: int, offset: int, packed: bool
+    ) -> Tensor | None:
+        """Long ``[batch length]``: flat positions in the tower's token map, None if unknown."""
+        if self.tokens is None or tower not in self.tokens:
+            return None
+        shared, key = self._of_this_forward(), (tower, batch, length, offset, packed)
+        if key not in shared:
+            tokens, last = self.tokens[tower], None
+            generated = self._running[-1].generated
+            if generated and tower in GROWING_TOWERS and tokens.rows:
+                last = int(tokens.lengths.max()) - generated - 1 + self.step
+            shared[key] = flat_positions(
+                tokens, batch, length, offset=offset, last=last, packed=packed
+            )
+        return shared[key]
+
+    def roles(self, tower: str, key_tower: str) -> Callable[[bool], Tensor] | None:
+        """Gives the roles of all positions of the query's (True) or the key's (False) tower."""
+        tokens = self.tokens
+        if tokens is None or tower not in tokens or key_tower not in tokens:
+            return None
+        return lambda is_query: tokens[tower if is_query else key_tower].role
+
+    def shared_mask(self, mask: AttentionMask) -> AttentionMask:
+        """One mask object for all layers that were given the same tensor."""
+        key = (id(mask.tensor), mask.queries, mask.keys, mask.causal)
+        return self._of_this_forward().setdefault(key, mask)
+
+    @property
+    def _forwards(self) -> int:
+        return 0 if self._stack is None else self._stack.forwards
+
+    def _of_this_forward(self) -> dict[Any, Any]:
+        if self._shared_forward != self._forwards:
+            self._shared.clear()
+            self._shared_forward = self._forwards
+        return self._shared
