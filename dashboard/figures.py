@@ -70,11 +70,16 @@ def heatmap(
 
 
 def small_multiples(
-    heads: HeadTable, measures: Sequence[str], tower: str | None = None, columns: int = 3
+    heads: HeadTable,
+    measures: Sequence[str],
+    tower: str | None = None,
+    columns: int = 3,
+    title: str | None = None,
 ) -> go.Figure:
     """Several measures of one tower side by side, each with a scale of its own beside it.
 
-    A measure with several variants shows the first; the panel's title names it.
+    A measure with several variants shows the first; the panel's title names it. The title says
+    tower, inputs and number of examples unless one is given.
     """
     from plotly.subplots import make_subplots
 
@@ -97,13 +102,14 @@ def small_multiples(
         horizontal_spacing=0.3 / columns,
         vertical_spacing=0.28 / rows,
     )
-    shape = (1, 1)
+    shape, counts = (1, 1), []
     for index, (measure, variant, place, inputs) in enumerate(chosen):
         row, column = divmod(index, columns)
         grid = heads.grid(measure, place, variant, inputs)
         shape = (max(shape[0], grid.shape[0]), max(shape[1], grid.shape[1]))
         unit = heads.unit(measure, variant)
         scale = Scale.of(unit, grid)
+        counts.append(heads.lines(measure, place, variant, inputs)["n"].to_numpy())
         traces = panel(heads, measure, place, variant, inputs, scale)
         for trace in traces:
             figure.add_trace(trace, row + 1, column + 1)
@@ -129,10 +135,9 @@ def small_multiples(
     figure.update_annotations(font_size=13)
     figure.update_layout(
         _page(),
-        title=None,
-        margin_t=40,
+        title_text=title or f"{chosen[0][2]} · {_counted(np.concatenate(counts), chosen[0][3])}",
         width=max(columns * (shape[1] * cell + 130), 380),
-        height=max(rows * (shape[0] * cell + 110), 220),
+        height=max(rows * (shape[0] * cell + 110), 220) + 44,
     )
     return figure
 
@@ -143,16 +148,19 @@ def _named(measure: str, variant: str) -> str:
 
 
 def _subtitle(n: NDArray[Any], inputs: str, grid: Grid) -> str:
-    counts = (
-        f"n = {int(n.max())}" if n.min() == n.max() else f"n = {int(n.min())} to {int(n.max())}"
-    )
-    parts = [counts + (f" · {inputs}" if inputs else "")]
+    parts = [_counted(n, inputs)]
     known = grid[np.isfinite(grid)]
     if known.size:
         parts.append(f"range {plain(float(known.min()))} to {plain(float(known.max()))}")
     if np.isnan(grid).any():
         parts.append("hatched: not measured")
     return " · ".join(parts)
+
+
+def _counted(n: NDArray[Any], inputs: str) -> str:
+    low, high = int(n.min()), int(n.max())
+    counts = f"n = {high}" if low == high else f"n = {low} to {high}"
+    return counts + (f" · {inputs}" if inputs else "")
 
 
 def _cell_pixels(shape: tuple[int, ...]) -> int:
