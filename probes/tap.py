@@ -176,13 +176,13 @@ class Tap:
     def _call(self, place: SiteLayout, raw: RawAttention) -> AttentionCall:
         here, site = self.whereabouts, place.site
         batch, queries, keys = raw.z.shape[0], raw.mask.queries, raw.mask.keys
-        offset, packed = self._offsets.get(site, 0), place.rule == "blocks"
-        query_index = here.positions(site.tower, batch, queries, offset, packed)
+        where = self._offsets.get(site, 0), place.rule == "blocks", raw.z.device
+        query_index = here.positions(site.tower, batch, queries, *where)
         key_tower = place.key_tower or site.tower
         if key_tower == site.tower and keys == queries and here.step == 0:
             key_index = query_index
         else:
-            key_index = here.positions(key_tower, batch, keys, offset, packed)
+            key_index = here.positions(key_tower, batch, keys, *where)
         return AttentionCall(
             site=site,
             path=place.path,

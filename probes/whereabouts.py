@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probes.alignment import GROWING_TOWERS, flat_positions, tokens_while_generating
@@ -68,20 +69,25 @@ class Whereabouts:
         return max(0, self._forwards - self._running[-1].first_forward - 1)
 
     def positions(
-        self, tower: str, batch: int, length: int, offset: int, packed: bool
+        self,
+        tower: str,
+        batch: int,
+        length: int,
+        offset: int,
+        packed: bool,
+        device: torch.device,
     ) -> Tensor | None:
         """Long ``[batch length]``: flat positions in the tower's token map, None if unknown."""
         if self.tokens is None or tower not in self.tokens:
             return None
-        shared, key = self._of_this_forward(), (tower, batch, length, offset, packed)
+        shared, key = self._of_this_forward(), (tower, batch, length, offset, packed, device)
         if key not in shared:
             tokens, last = self.tokens[tower], None
             generated = self._running[-1].generated
             if generated and tower in GROWING_TOWERS and tokens.rows:
                 last = int(tokens.lengths.max()) - generated - 1 + self.step
-            shared[key] = flat_positions(
-                tokens, batch, length, offset=offset, last=last, packed=packed
-            )
+            index = flat_positions(tokens, batch, length, offset=offset, last=last, packed=packed)
+            shared[key] = None if index is None else index.to(device)
         return shared[key]
 
     def roles(self, tower: str, key_tower: str) -> Callable[[bool], Tensor] | None:

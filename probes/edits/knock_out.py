@@ -72,7 +72,7 @@ class KnockOut:
                 f"{self.label} at {place.site} must know what each position is, but this call "
                 "does not fit the token map. Give positions instead of roles."
             )
-        roles = place.call.roles(is_query)[index[batch][:, positions]]
+        roles = place.call.roles(is_query)[index[batch].cpu()[:, positions]]
         return torch.isin(roles, torch.tensor([ROLES.index(name) for name in names]))
 
 
