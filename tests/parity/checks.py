@@ -42,6 +42,7 @@ def assert_parity(
     assert parity.pattern_error <= TOLERANCE, parity
     assert parity.product_error <= TOLERANCE, parity
     assert parity.z_error <= TOLERANCE, parity
+    assert parity.projection_error <= TOLERANCE, parity
     allowed = FAST_PATH_TOLERANCE if fast_path else 0.0
     assert parity.output_error <= allowed, parity
     assert parity.empty_rows == 0 or padded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +41,10 @@ class Parity:
         z_error: largest difference to the eager run's own z, in units of its largest entry.
         output_error: largest change of an output by the tap, in units of that output's largest
             entry; 0 means bit-identical.
+        projection_error: largest difference between the sum of the heads' contributions plus
+            bias, by the anatomy's matrices, and what the output projection of the eager run
+            returned; in units of the largest entry.
+        projected: attention layers for which that was compared.
         empty_rows: query rows that may read nothing, left out of ``pattern_error``.
         unmatched: eager maps that no call equals in place and order, calls without an eager map.
     """
@@ -51,6 +57,8 @@ class Parity:
     product_error: float = 0.0
     z_error: float = 0.0
     output_error: float = 0.0
+    projection_error: float = 0.0
+    projected: int = 0
     sharpest: float = 1.0
     empty_rows: int = 0
     unmatched: list[str] = field(default_factory=list)
@@ -124,11 +132,67 @@ def measure(
         return parity
     calls, tapped = heard(subject, batch)
     parity.output_error = largest_change(plain, tapped)
-    maps = _kept(eager_maps(eager, tensors)[0], aside)
+    paths = {found.path for found in subject.layout.anatomy.projections.values()}
+    with outputs_of(eager, paths) as written:
+        maps = _kept(eager_maps(eager, tensors)[0], aside)
+    _compare_projections(parity, eager, calls, written)
     parity.maps = len(maps)
     for path in dict.fromkeys([m.path for m in maps] + [c.path for c in calls]):
         _compare(parity, [c for c in calls if c.path == path], [m for m in maps if m.path == path])
     return parity
+
+
+@contextmanager
+def outputs_of(model: nn.Module, paths: set[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What modules return while the block runs, call by call."""
+    written: dict[str, list[Tensor]] = {path: [] for path in paths}
+
+    def keep(path: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            written[path].append(flat_tensors(output)[0].detach().clone())
+
+        return hook
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(keep(path)) for path in paths if path
+    ]
+    try:
+        yield written
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare_projections(
+    parity: Parity, eager: nn.Module, calls: list[Heard], written: dict[str, list[Tensor]]
+) -> None:
+    anatomy = parity.layout.anatomy
+    for site in parity.layout.sites:
+        found = anatomy.projections.get(site.site)
+        own = [call for call in calls if call.site == site.site]
+        if found is None or len(own) != 1:
+            continue
+        matrix = anatomy.output_matrix(site.site)
+        assert matrix is not None
+        sharing = [s for s in parity.layout.sites if anatomy.projections.get(s.site) is not None]
+        sharing = [s for s in sharing if anatomy.projections[s.site].path == found.path]
+        if len(written[found.path]) != len(sharing):
+            continue  # used without being called, or once for several pieces of a layer
+        actual = written[found.path][sharing.index(site)].float()
+        total = torch.einsum("bhqw,hwm->bqm", own[0].z, matrix)
+        if actual.numel() != total.numel():
+            continue  # pieces of one layer, joined before the map
+        bias: Any = getattr(eager.get_submodule(found.path), "bias", None)
+        total = total if bias is None else total + bias.detach().float()
+        empty = (own[0].pattern.sum(-1) == 0).any(1).unsqueeze(-1).expand_as(total)
+        choices = [(total, empty), (total.transpose(0, 1), empty.transpose(0, 1))]
+        apart = min(  # some keep the sequence first
+            float((one.reshape(actual.shape) - actual).abs()[~hide.reshape(actual.shape)].max())
+            for one, hide in choices
+        )
+        size = float(actual.abs().max().clamp_min(1e-12))
+        parity.projection_error = max(parity.projection_error, apart / size)
+        parity.projected += 1
 
 
 def largest_change(one: Any, other: Any) -> float:

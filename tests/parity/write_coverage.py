@@ -41,7 +41,9 @@ by code that shares nothing with the tap.
 - **outputs**: the model's outputs with and without the tap. Where it is a number, PyTorch's fused
   transformer layer (fast path) turns itself off under any tap.
 - **anatomy**: verified output projections / blocks whose residual stream was found, of all
-  attention layers; N: a final norm, U: the unembedding or class head.
+  attention layers; N: a final norm, U: the unembedding or class head. Where a projection is called
+  as a module, the sum of the heads' contributions plus bias equals what the eager run's projection
+  returned, 1e-5.
 """
 _COLUMNS = (
     "| family | class | special | heads | pattern | product | z | outputs | anatomy "
