@@ -30,8 +30,8 @@ def tap_of(subject: Subject) -> Tap:
 def attach(subject: Subject, attached: Attached) -> Iterator[Attached]:
     """Add listeners or edits for the length of a ``with`` block, in this thread only."""
     tap = tap_of(subject)
-    tap.add(attached)
     try:
+        tap.add(attached)
         yield attached
     finally:
         tap.remove(attached)

@@ -161,6 +161,8 @@ class Tap:
         first_head = 0
         if place.rule == "heads":
             first_head = inside % place.calls * raw.heads
+            if inside % place.calls == 0:
+                self._parts[place.site].clear()  # of a forward that failed halfway
         elif inside == 0 or place.inside is not None:
             self._offsets[place.site] = 0
         call = self._call(place, raw)
@@ -206,8 +208,6 @@ class Tap:
         new = [a for a in self.attached if call.site in a.sites and call.site not in a.proven]
         if not new:
             return
-        for attached in new:
-            attached.proven.add(call.site)
         mismatch = call.spot_mismatch()
         limit = _MISMATCH.get(raw.z.dtype, _HALF_MISMATCH)
         if call.compute_dtype is not None:
@@ -218,6 +218,8 @@ class Tap:
                 f"pattern @ value must equal the attention output of {call.site}, {what}. "
                 "Check the model's weights for NaN or inf, or report this model."
             )
+        for attached in new:
+            attached.proven.add(call.site)
 
     def _edits(self) -> Iterator[BoundEdit]:
         for attached in self.attached:
@@ -225,7 +227,8 @@ class Tap:
 
     def _gather(self, place: SiteLayout, raw: RawAttention, call: AttentionCall) -> None:
         parts = self._parts[place.site]
-        whole = call.pattern() if raw.whole is None or call.pattern_edits else raw.whole
+        edited = call.score_edits or call.pattern_edits
+        whole = call.pattern() if raw.whole is None or edited else raw.whole
         parts.append((raw, call.z))
         raw.whole = whole
         if len(parts) < place.calls:
