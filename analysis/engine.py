@@ -96,6 +96,8 @@ class Engine:
         )  # fmt: skip
         finishers = [(measure, measure.start(view)) for measure in chosen]
         if view.wants_tiles:
+            if plan.uniform is None:
+                self._measure_uniform(call, plan, ())  # counts of keys and readers come with it
             view.stream(call.tiles(rows=self._tile_rows))
         self._finite.append((call.site, _finite(call.z, plan)))
         for measure, finish in finishers:

@@ -212,6 +212,19 @@ def test_overfocus_column_norm_and_similarity_equal_plain_formulas() -> None:
         assert null(scores, "head_similarity", "", head) == pytest.approx(sum(alike) / 4, abs=1e-6)
 
 
+def test_similarity_taken_alone_has_the_null_that_it_has_among_others() -> None:
+    tokens = text_tokens([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3]], side="right")
+    call = random_call(tokens, heads=5, causal=True)
+    alone, among = (
+        scored(call, tokens, measures=names)
+        for names in (["head_similarity"], ["head_similarity", "entropy"])
+    )
+    for head in range(5):
+        expected = null(among, "head_similarity", "", head)
+        assert 0 < expected < 1
+        assert null(alone, "head_similarity", "", head) == expected
+
+
 def test_one_threshold_for_all_would_be_another_overfocus() -> None:
     tokens = text_tokens([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
     call = random_call(tokens, causal=False)
