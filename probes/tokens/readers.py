@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from probes.tokens import any_resolution, fixed_grid, packed_grid, queries, split_tiles
@@ -145,12 +146,22 @@ def _map_tower(
     if facts.kind in _DECODED and isinstance(tensors.get("decoder_input_ids"), Tensor):
         mask = tensors.get("decoder_attention_mask")
         return text_tokens(context, facts.name, tensors["decoder_input_ids"], mask)
-    reads_ids = isinstance(tensors.get("input_ids"), Tensor)
-    if facts.kind in _TEXT and reads_ids and facts.kind != "decoder":
+    ids = _ids_or_places(tensors)
+    if facts.kind in _TEXT and ids is not None and facts.kind != "decoder":
         mask = tensors.get("attention_mask")
-        return text_tokens(context, facts.name, tensors["input_ids"], mask, patches)
+        return text_tokens(context, facts.name, ids, mask, patches)
     if facts.kind in ("vision", "encoder") and family is not None:
         return family.vision(context, facts)
+    return None
+
+
+def _ids_or_places(tensors: Mapping[str, Any]) -> Tensor | None:
+    """Long ``[example position]``: token ids, -1 where the model was given embeddings instead."""
+    ids, embeds = tensors.get("input_ids"), tensors.get("inputs_embeds")
+    if isinstance(ids, Tensor):
+        return ids
+    if isinstance(embeds, Tensor) and embeds.ndim == 3:
+        return torch.full(embeds.shape[:2], -1)
     return None
 
 

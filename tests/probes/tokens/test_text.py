@@ -175,3 +175,12 @@ def test_special_ids_hold_what_was_added_as_special():
 def test_lengths_the_model_does_not_show_are_left_out():
     tokens = map_tokens(llama(), None, {"input_ids": torch.tensor([[1, 2]])}, ["audio", "vision"])
     assert "audio" not in tokens and "vision" not in tokens
+
+
+def test_embeddings_have_places_and_padding_but_no_ids():
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    tensors = {"inputs_embeds": torch.zeros(2, 5, 12), "attention_mask": mask}
+    tokens = map_tokens(llama(), None, tensors, ["language"])["language"]
+    assert tokens.lengths.tolist() == [5, 5]
+    assert tokens.has_role("pad").tolist() == (mask == 0).flatten().tolist()
+    assert (tokens.ids == -1).all()
