@@ -55,6 +55,7 @@ def make_plan(
 ) -> dict[str, Any]:
     """The plan of a run; two runs with equal plans give equal tables."""
     from analysis.run_files import SCHEMA
+    from probes.fingerprint import fingerprint
     from probes.readers import data_digest
 
     size = shard_size(how.batch_size)
@@ -69,6 +70,7 @@ def make_plan(
             "class": type(subject.model).__name__,
             "kind": subject.kind,
             "dtype": str(subject.dtype).removeprefix("torch."),
+            "weights": fingerprint(subject.model),
         },
         "device": str(subject.device),
         "layers": {name: tower.layers for name, tower in subject.towers.items()},

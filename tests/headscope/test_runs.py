@@ -117,6 +117,19 @@ def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp
         score_run(subject, texts, tmp_path / "run", other, resume=True)
 
 
+def test_resuming_with_other_weights_is_refused(
+    subject, texts, small_shards, tmp_path, monkeypatch
+):
+    _stop_after(monkeypatch, 2, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        score_run(subject, texts, tmp_path / "run", small_shards)
+    monkeypatch.undo()
+    weight = next(p for p in subject.model.parameters() if p.ndim == 2)
+    monkeypatch.setattr(weight, "data", weight.data + 0.5)
+    with pytest.raises(RunError, match="has another plan: model.weights was"):
+        score_run(subject, texts, tmp_path / "run", small_shards, resume=True)
+
+
 def test_bad_examples_are_counted_and_named(subject, texts, few, tmp_path):
     run = score_run(subject, texts, tmp_path / "run", Options(few))
     assert [item["id"] for item in run.skipped] == ["long"]
