@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.call_view import CallView
+from analysis.call_view import CallView, Rows
 from analysis.measure import Finish, MeasureContext, Score
 from analysis.measures.text_positions import key_places, needs_text_order, weight_at
 
@@ -59,16 +59,14 @@ class PreviousToken:
     def start(self, call: CallView) -> Finish:
         places = key_places(call, 1)
         rows = call.rows("weight on previous", lambda tile: weight_at(tile, places))
-        first = call.key_product("first key", first_key(call))
+        first, later = weight_by_place(call)
 
         def finish() -> Iterator[Score]:
-            total = call.plan.sum_queries(rows.values)
-            count = call.plan.count_queries()
-            yield Score("", total, count)
-            on_first = call.plan.sum_queries(first.values)
-            second = call.plan.of_queries("rank") == 1
-            total = total - call.plan.sum_queries(rows.values, second)
-            yield Score("exclude_bos", total, count - on_first)
+            plan = call.plan
+            rest = plan.sum_queries(later.values)
+            yield Score("", plan.sum_queries(rows.values), plan.sum_queries(first.values) + rest)
+            third = plan.of_queries("rank") > 1
+            yield Score("exclude_bos", plan.sum_queries(rows.values, third), rest)
 
         return finish
 
@@ -76,6 +74,17 @@ class PreviousToken:
 def first_key(call: CallView):
     """Float ``[batch key]``: 1 at the first key of each sequence that is no padding."""
     return call.plan.memo("first key", lambda: (call.plan.key_rank == 0).float())
+
+
+def weight_by_place(call: CallView) -> tuple[Rows, Rows]:
+    """Each query's weight on the first key of its sequence, and on all others.
+
+    The second is no difference: where a head puts all but 1e-8 on the first key, 1 minus that
+    would be rounding of either sign.
+    """
+    later = call.plan.memo("later keys", lambda: (call.plan.key_rank > 0).float())
+    first = call.key_product("first key", first_key(call))
+    return first, call.key_product("later keys", later)
 
 
 SELF_ATTENTION = SelfAttention()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.call_view import CallView, Rows
 from analysis.measure import Finish, MeasureContext, Score
-from analysis.measures.offsets import first_key
+from analysis.measures.offsets import weight_by_place
 from analysis.measures.text_positions import needs_text_order
 from analysis.tile_view import TileView
 from probes.tokens.map import ROLES
@@ -41,14 +41,14 @@ class _Repeats:
 
     def start(self, call: CallView) -> Finish:
         rows = call.pair_product(self.name, lambda tile: _chosen(call, tile)[self.shift])
-        first = call.key_product("first key", first_key(call))
+        first, later = weight_by_place(call)
 
         def finish() -> Iterator[Score]:
-            total = call.plan.sum_queries(rows.values)
-            count = call.plan.count_queries()
-            yield Score("", total, count)
-            total = total - self._on_first(call, first)
-            yield Score("exclude_bos", total, count - call.plan.sum_queries(first.values))
+            total, rest = (call.plan.sum_queries(part.values) for part in (rows, later))
+            yield Score("", total, call.plan.sum_queries(first.values) + rest)
+            # The two sums below round apart where all weight is on a first key that is a copy.
+            total = (total - self._on_first(call, first)).clamp_min(0.0).minimum(rest)
+            yield Score("exclude_bos", total, rest)
 
         return finish
 

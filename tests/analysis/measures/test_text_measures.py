@@ -345,3 +345,28 @@ def test_measures_of_text_say_why_patches_have_none() -> None:
 def test_every_measure_describes_itself() -> None:
     for measure in select_measures(["all", "stable_rank"]):
         assert measure.unit and (type(measure).__doc__ or "").strip(), measure.name
+
+
+@pytest.mark.parametrize("measure", ["previous_token", "duplicate_token", "induction"])
+def test_rounding_of_a_head_on_the_first_key_is_no_negative_share(measure: str) -> None:
+    tokens = text_tokens([[1, 5, 3, 1, 3, 1]])
+    pattern = torch.zeros(1, 1, 6, 6)
+    pattern[..., 0] = 1 + 1.2e-7
+    pattern[0, 0, 2:, 1] = 1e-8
+    pattern[0, 0, 2, 1] = 4e-8
+    scores = scored(whole_call(pattern, tokens), tokens, measures=[measure])
+    assert 0 <= value(scores, measure, "exclude_bos") <= 1
+    if measure == "previous_token":
+        assert value(scores, measure, "exclude_bos") == pytest.approx(4 / 7, rel=1e-5)
+
+
+def test_weight_that_a_learned_sink_takes_is_in_no_share() -> None:
+    tokens = text_tokens([[1, 5, 3, 8]])
+    pattern = torch.tril(torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(2)))
+    pattern = 0.4 * pattern / pattern.sum(-1, keepdim=True)
+    scores = scored(whole_call(pattern, tokens), tokens, measures=["previous_token"])
+    p = pattern[0, 0]
+    previous = float(p[1, 0] + p[2, 1] + p[3, 2])
+    assert value(scores, "previous_token") == pytest.approx(previous / float(p.sum()), abs=1e-6)
+    expected = float(p[2, 1] + p[3, 2]) / float(p[:, 1:].sum())
+    assert value(scores, "previous_token", "exclude_bos") == pytest.approx(expected, abs=1e-6)
