@@ -7,8 +7,8 @@ activation in two fixed residual dimensions, which some heads' keys read.
    ones, and the norms' weights are rescaled, so the widened model computes what the old one did.
 2. BOS gets `TEXT_MASSIVE` in the two `SINK_DIMENSIONS` of its embedding. It stays through all
    layers, and crowds out the rest of BOS in every norm: its values are small, as real sinks' are.
-3. Two spare units of the projector recognise two patches by their place and write
-   `VISUAL_MASSIVE` into the same dimensions.
+3. Two patches are flagged in the tower, through their position embeddings. Two spare units of the
+   projector recognise the flags and write `VISUAL_MASSIVE` into the same dimensions.
 4. A chosen head gives up one of its three slowest rotary pairs, where distance hardly matters, the
    one it misses least. There its queries become a constant (a bias) and its keys read the sink
    dimensions alone, with weights solved so that the head reaches its target masses. Heads that
@@ -42,6 +42,7 @@ from sink_planting import (
     head_effects,
     layers,
     masses,
+    patch_features,
     plant_massive,
     plant_reading,
     widen,
@@ -125,7 +126,8 @@ def make(out: Path, quick: bool = False) -> dict:
     model = widen(plain)
     effects, before = head_effects(plain, probe), masses(plain, probe)
     widening = logit_change(plain, model, probe)
-    plant_massive(model, probe)
+    places, unseen = (draw_probe(16 if quick else 300, rng).pixels for _ in range(2))
+    gap = plant_massive(model, places)
     targets = choose_heads(effects, before["image"])
     plant_reading(model, probe, targets)
     wounded = caption_loss(model, fresh)
@@ -151,6 +153,8 @@ def make(out: Path, quick: bool = False) -> dict:
         "healing_seconds": round(seconds),
         "same_caption_as_shapes_llava": round(float(np.mean(same)), 3),
         "same_objects_as_shapes_llava": round(float(np.mean(objects)), 3),
+        "detector_gap": round(gap, 3),
+        "smallest_visual_massive": smallest_visual(model, unseen),
         "sink_dimensions": list(SINK_DIMENSIONS),
         "sink_patches": list(SINK_PATCHES),
         "heads": [
@@ -178,6 +182,18 @@ def make(out: Path, quick: bool = False) -> dict:
     shelf.write_measured(out, NAME, measured)
     shelf.enter_model(out, NAME, "vision-language", "scenes", ABOUT, model)
     return measured
+
+
+@torch.no_grad()
+def smallest_visual(model: nn.Module, pixels: Tensor) -> dict[str, float]:
+    """Least largest |x| that a sink patch gives to the language model, most of any other patch."""
+    features = model.model.multi_modal_projector(patch_features(model, pixels))
+    size = features[..., list(SINK_DIMENSIONS)].abs().amax(dim=-1)
+    sink = torch.isin(torch.arange(size.shape[1]), torch.tensor(SINK_PATCHES))
+    return {
+        "sink_patches": round(size[:, sink].min().item(), 2),
+        "other_patches": round(size[:, ~sink].max().item(), 4),
+    }
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ KEEP = [index for index in range(WIDE) if index not in SPARE]
 TEXT_MASSIVE = (400.0, -200.0)
 VISUAL_MASSIVE = (100.0, -300.0)
 SINK_PATCHES = (5, 30)  # top right and bottom left corner of the 6 x 6 grid
+FLAG_SIZE = 40.0  # features have a norm of 25; below 16 some images still hid a place
 STRONG_HEADS, MILD_HEADS = 10, 4
 STRONG_MASS, MILD_MASS = (0.45, 0.20), (0.10, 0.15)  # BOS, both visual sinks together
 QUERY_BIAS = 1.0
@@ -83,27 +84,52 @@ def patch_features(model: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def plant_massive(model: nn.Module, probe: Probe) -> None:
-    """Steps 2 and 3: BOS and the corner patches write into the sink dimensions."""
+def flag_places(model: nn.Module, pixels: Tensor) -> None:
+    """Mark the sink patches in the tower: their features alone have no fixed place in them.
+
+    Each gets `FLAG_SIZE` along a direction in which features hardly vary, by way of its position
+    embedding, so that it is there at the end whatever the image shows.
+    """
+    tower = model.model.vision_tower
+    features = patch_features(model, pixels).flatten(0, 1)
+    directions = torch.linalg.eigh(features.T.cov()).eigenvectors  # least variance first
+    embedded = tower.embeddings(pixels)
+    for index, patch in enumerate(SINK_PATCHES):
+        spread = embedded[:, 1 + patch].std(dim=-1).mean()
+        wanted = FLAG_SIZE * directions[:, index] * spread / tower.pre_layrnorm.weight
+        tower.embeddings.position_embedding.weight[1 + patch] += wanted
+
+
+@torch.no_grad()
+def plant_massive(model: nn.Module, pixels: Tensor) -> float:
+    """Steps 2 and 3: BOS and the corner patches write into the sink dimensions.
+
+    Returns the smallest distance, over both detectors, between the lowest score of a sink patch
+    and the highest of any other patch, in units of a detector's margin (2 would be separable).
+    """
     dimensions = list(SINK_DIMENSIONS)
     bos = shapes_llava.IDS[shapes_llava.BOS]
     model.get_input_embeddings().weight[bos, dimensions] = torch.tensor(TEXT_MASSIVE)
-    features = patch_features(model, probe.pixels)
+    flag_places(model, pixels)
+    features = patch_features(model, pixels)
     flat = features.flatten(0, 1).double().numpy()
     projector = model.model.multi_modal_projector
+    gaps = []
     for unit, patch in zip(SPARE[2:], SINK_PATCHES, strict=False):
         here = np.tile(np.arange(shapes_llava.PATCHES) == patch, len(features))
-        machine = LinearSVC(C=100, class_weight="balanced", max_iter=20_000, random_state=0)
+        machine = LinearSVC(C=1, class_weight="balanced", max_iter=20_000, random_state=0)
         machine.fit(flat, here)
         score = machine.decision_function(flat)
         low, high = score[~here].max(), score[here].min()
-        gain = 12 / (high - low)  # GELU(-6) is 0 for every purpose, GELU(6) is 6
+        gaps.append(float(high - low))
+        gain = 24 / (high - low)  # GELU(-12) is 0 for every purpose, GELU(12) is 12
         projector.linear_1.weight[unit] = torch.from_numpy(gain * machine.coef_[0]).float()
         offset = gain * (machine.intercept_[0] - (low + high) / 2)
         projector.linear_1.bias[unit] = float(offset)
         typical = gain * (score[here].mean() - (low + high) / 2)
         column = torch.tensor(VISUAL_MASSIVE) / float(typical)
         projector.linear_2.weight[dimensions, unit] = column
+    return min(gaps)
 
 
 @torch.no_grad()
