@@ -15,8 +15,8 @@ activation in two fixed residual dimensions, which some heads' keys read.
    matter least for captions get a strong sink, a few that look at the image a mild one; what a
    mild head lost in size its output gets back.
 5. The wound heals: output projections and MLPs learn, for a few hundred steps, to give the
-   logits that shapes-llava gives. They never read or write the sink dimensions. Without it the
-   captions of 37 % of the broken scenes changed.
+   logits that shapes-llava gives. They never read or write the sink dimensions. Measured
+   before the flags of step 3: 37 % of the captions changed without it, 19 % with it.
 """
 
 import time
