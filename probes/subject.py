@@ -73,6 +73,9 @@ class Subject:
         self._layout: Layout | None = None
         self._inputs_seen: set[str] = set()
         self._observing = threading.RLock()
+        self._flags = threading.Lock()
+        self._evaluators = 0
+        self._trained: list[nn.Module] = []
 
     def __repr__(self) -> str:
         seen = "not observed yet"
@@ -262,15 +265,25 @@ class Subject:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Every module in evaluation mode, and afterwards as it was."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
+        """Every module in evaluation mode, and afterwards as it was.
+
+        Flags belong to the model, not to a thread: the last of several threads puts them back.
+        """
+        with self._flags:
+            self._evaluators += 1
+            training = [module for module in self.model.modules() if module.training]
+            for module in training:
+                module.training = False
+            self._trained += training
         try:
             yield
         finally:
-            for module in training:
-                module.training = True
+            with self._flags:
+                self._evaluators -= 1
+                if not self._evaluators:
+                    for module in self._trained:
+                        module.training = True
+                    self._trained = []
 
     def layout_for(self, tensors: Mapping[str, Any], rows: int) -> Layout:
         """The layout, observed on these tensors if our own sample could not show all of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,22 @@ def test_a_prompt_that_places_its_images_is_taken_literally() -> None:
     (placed,) = examples_of("<image> describe", "1", "<image>")
     assert (asked.question, asked.text) == ("describe", None)
     assert (placed.question, placed.text) == (None, "<image> describe")
+
+
+def test_training_flags_stay_off_until_the_last_thread_is_done() -> None:
+    subject = load(tiny_models.gpt2().train())
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with subject.evaluating():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    with subject.evaluating():
+        leave.set()
+        thread.join()
+        assert not any(module.training for module in subject.model.modules())
+    assert all(module.training for module in subject.model.modules())
