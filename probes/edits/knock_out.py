@@ -57,10 +57,12 @@ class KnockOut:
         if not all(isinstance(name, str) for name in names):
             call = place.call
             assert call is not None
-            shift = (
-                call.keys - call.queries if is_query and call.key_tower == place.site.tower else 0
-            )
-            return torch.isin(positions + shift, torch.tensor([int(n) for n in names]))[None]
+            if place.step and index is not None:
+                # A window's cache holds the last keys only; row 0 of the map begins at 0.
+                positions = index[0].cpu()[positions]
+            elif is_query and call.key_tower == place.site.tower:
+                positions = positions + call.keys - call.queries
+            return torch.isin(positions, torch.tensor([int(n) for n in names]))[None]
         unknown = [name for name in names if name not in ROLES]
         if unknown:
             raise ValueError(

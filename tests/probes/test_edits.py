@@ -132,6 +132,26 @@ def test_knock_out_of_everything_a_query_reads_gives_zero(subject: Subject) -> N
     assert not seen.z("L0H1")[:, 0].any()
 
 
+def test_positions_are_those_of_the_sequence_where_a_window_keeps_the_last_keys() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(3)
+    settings = {**tiny.llama_config().to_dict(), "sliding_window": 4, "eos_token_id": None}
+    model = MistralForCausalLM(MistralConfig(**settings)).eval()
+    subject = Subject(model, tiny.tokenizer("left"))
+    batch = subject.prepare(input_ids=IDS)
+    place = IDS.shape[1]  # of the first generated token
+    with edit(subject, edits.knock_out("L0H1", keys=[place])) as (report,):
+        seen = capture(subject, batch, patterns="L0H1", generate=4)
+    assert report.touched
+    for step in (1, 2, 3):
+        pattern = seen.pattern("L0H1", step)
+        assert isinstance(pattern, Tensor)
+        assert pattern.shape[-1] == 4
+        gone = (pattern == 0).nonzero()[:, -1].unique().tolist()
+        assert gone == [4 - step]
+
+
 def test_knock_out_by_role_while_generating() -> None:
     subject = Subject(tiny.llava(), tiny.llava_processor())
     image = tiny.picture() if hasattr(tiny, "picture") else None

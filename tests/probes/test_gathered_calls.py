@@ -94,7 +94,7 @@ def test_a_forward_that_failed_halfway_leaves_no_heads_behind(subject: Subject) 
 def test_a_call_that_failed_its_proof_is_asked_for_it_again(subject: Subject) -> None:
     batch = batch_of(subject)
     subject.layout  # noqa: B018, observed before the weights break
-    subject.model.get_submodule("layers.0.value").weight.data.fill_(float("nan"))
+    subject.model.get_parameter("layers.0.value.weight").data.fill_(float("nan"))
     with (
         pytest.raises(TapError, match="is not finite"),
         listen(subject, None, lambda call: None),
