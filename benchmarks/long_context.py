@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def rows(queries: int, length: int, threads: int, repeats: int) -> dict[str, Any
     torch.set_num_threads(threads)
     draw = torch.Generator().manual_seed(0)
     tokens = blank_tokens("language", [length], [0], "text")
-    tokens.ids.copy_(like_text(length, VOCABULARY)[0])
+    tokens = replace(tokens, ids=like_text(length, VOCABULARY)[0])
     place = torch.arange(length)[None]
     query = torch.randn(1, HEADS, queries, HEAD_WIDTH, generator=draw)
     key, value = (torch.randn(1, HEADS, length, HEAD_WIDTH, generator=draw) for _ in range(2))
