@@ -128,7 +128,7 @@ def judge(model: nn.Module, tokenizer, train: list[str], test: list[str]) -> dic
 def make(out: Path, quick: bool = False) -> dict:
     """Train, judge and save; returns what was measured."""
     started = time.perf_counter()
-    steps = 3 if quick else 1200  # some five times through; at fourteen it knew it by heart
+    steps = 3 if quick else 1200  # 4.6 times through; at 14 it knew its text by heart
     train, test = collect()
     tokenizer = train_tokenizer(train)
     config = LlamaConfig(
