@@ -23,6 +23,7 @@ from analysis.tile_view import Workspace
 from analysis.uniform import uniform_tiles
 from probes.attention_call import AttentionCall
 from probes.heads import Site
+from probes.layout import SiteLayout
 from probes.tokens.map import TokenMap
 
 
@@ -33,6 +34,7 @@ class _Anatomy(Protocol):
 class _Layout(Protocol):
     @property
     def anatomy(self) -> _Anatomy: ...
+    def site(self, site: Site) -> SiteLayout: ...
 
 
 class Engine:
@@ -133,8 +135,15 @@ class Engine:
             self._output_gram(call.site) is not None,
         )  # fmt: skip
         chosen = []
+        layout = self._layout
+        mixed = layout is not None and layout.site(call.site).row_sums == "any"
         for measure in self.measures:
             verdict = measure.applies(context)
+            if verdict is True and mixed and measure.reads_pattern:
+                verdict = (
+                    f"The heads of {call.site.tower} are mixed after the softmax, so rows of a "
+                    f"pattern are no distributions and {measure.name} is not measured there."
+                )
             if verdict is True:
                 chosen.append(measure)
             else:

@@ -194,13 +194,20 @@ class AttentionCall:
             worst = max(worst, float(difference.masked_fill(tile.row_max == 0, 0.0).amax()))
         return worst / float(value.abs().amax().clamp_min(1e-12))
 
-    def spot_mismatch(self) -> float:
-        """`worst_mismatch` of the last few queries of the first example only: a cheap proof."""
+    def spot_mismatch(self) -> float | None:
+        """`worst_mismatch` of the last few queries of a few examples only: a cheap proof.
+
+        None where these queries may read nothing, so that nothing was proven.
+        """
         rows = slice(max(0, self.queries - 4), self.queries)
-        tile = self._tile(slice(0, 1), rows)
-        value = self.value[:1, :, : tile.keys].float()
-        difference = (_grouped(tile.pattern, value) - self.z[:1, :, rows].float()).abs().amax(-1)
-        difference = difference.masked_fill(tile.row_max == 0, 0.0)
+        some = slice(0, min(self.batch, 4))
+        tile = self._tile(some, rows)
+        value = self.value[some, :, : tile.keys].float()
+        difference = (_grouped(tile.pattern, value) - self.z[some, :, rows].float()).abs().amax(-1)
+        empty = tile.row_max == 0
+        if bool(empty.all()):
+            return None
+        difference = difference.masked_fill(empty, 0.0)
         return float(difference.amax() / value.abs().amax().clamp_min(1e-12))
 
     def _tile(self, batch: slice, rows: slice) -> Tile:

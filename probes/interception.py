@@ -56,13 +56,11 @@ class FollowedSoftmax:
     Attributes:
         path: module that called the softmax.
         obstacle: why its result is no pattern of one row per query any more, empty if it is.
-        mixed: heads were mixed, scaled or added after the softmax, so rows may not sum to 1.
         number: how many softmaxes came before it in this run of the module.
     """
 
     path: str
     obstacle: str = ""
-    mixed: bool = False
     number: int = 0
 
 
@@ -194,13 +192,10 @@ class AttentionMode(TorchFunctionMode):
                 return
             if weight.shape[0] != weight.shape[1] or tensor.ndim < 4:
                 return
-            note = replace(note, mixed=True)
         elif name not in ops.SHAPE and name not in ops.SLICE:
             same = isinstance(output, Tensor) and output.shape == tensor.shape
             if not same or not output.is_floating_point():
                 return
-            if name not in ("masked_fill", "masked_fill_", "nan_to_num", "where"):
-                note = replace(note, mixed=True)
         for result in ops.tensors_in(output):
             if result.ndim >= 2 and result.is_floating_point():
                 self.patterns.set(result, note)

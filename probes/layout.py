@@ -25,7 +25,8 @@ class SiteLayout:
         softmax_path: the module in which a softmax that is written out is taken.
         softmax_numbers: which softmaxes of one run of that module are attention.
         cross: whether keys come from another sequence than queries.
-        mixed: rows need not sum to 1 (talking heads, gates or learned sinks after the softmax).
+        row_sums: what the rows of a pattern sum to: ``one``; ``below one`` (a learned sink takes
+            the rest); ``any`` (heads are mixed after the softmax, so rows are no distributions).
         key_tower: tower whose token map describes the keys.
         mismatch: largest ``|pattern @ value - z|`` seen, in units of the largest ``|value|``.
     """
@@ -43,7 +44,7 @@ class SiteLayout:
     shared: bool = False
     cross: bool = False
     causal: bool = False
-    mixed: bool = False
+    row_sums: str = "one"
     key_tower: str = ""
     mismatch: float = 0.0
     inside: int | None = None

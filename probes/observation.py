@@ -59,12 +59,7 @@ class _Observer:
         self.open_runs: list[ModuleRun] = []
         self.pending: list[int] = []
         self.stack = ModuleStack(model, None, self.entered, self.left)
-        self.mode = _Mode(
-            self,
-            self.receive,
-            lambda: Surroundings(self.stack.top, heads=self._head_count()),
-            lambda: examples,
-        )
+        self.mode = _Mode(self, self.receive, self._surroundings, lambda: examples)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(self.stack.top, heads=self._head_count(), run=self.stack.run)
@@ -85,8 +80,6 @@ class _Observer:
             compute_dtype=autocast_dtype(raw.z.device.type),
         )
         cross, learned = self._sources(raw)
-        rows = call.pattern().sum(-1)
-        filled = rows > 0.5 if raw.source == "sdpa" else rows > 1e-6
         self.calls.append(
             ObservedCall(
                 path=path,
@@ -101,14 +94,13 @@ class _Observer:
                 head_width=(raw.query if raw.query is not None else raw.value).shape[-1],
                 value_width=raw.value.shape[-1],
                 causal=_is_causal(call),
-                mixed=note is not None and note.mixed,
                 softmax_path="" if note is None else note.path,
                 softmax_number=0 if note is None else note.number,
                 cross=cross,
                 learned_query=learned,
                 input_shape=self.open_runs[-1].input_shape if self.open_runs else (),
                 mismatch=call.worst_mismatch(),
-                row_sum_error=float((rows - 1).abs()[filled].max()) if bool(filled.any()) else 0.0,
+                row_sums=_row_sums(call),
                 z=raw.z,
             )
         )
@@ -262,6 +254,17 @@ def _heads_told_by(module: nn.Module) -> int | None:
         if isinstance(told, int) and not isinstance(told, bool) and told > 0:
             return told
     return None
+
+
+def _row_sums(call: AttentionCall) -> str:
+    """What the rows of the pattern sum to: ``one``, ``below one`` or ``any``."""
+    pattern = call.pattern()
+    rows = pattern.sum(-1)[pattern.abs().amax(-1) > 0]
+    tolerance = 1e-3 if call.value.element_size() >= 4 else 2e-2
+    if not rows.numel() or bool(((rows - 1).abs() <= tolerance).all()):
+        return "one" if bool((pattern >= -tolerance).all()) else "any"
+    weights = bool((pattern >= 0).all()) and bool((rows <= 1 + tolerance).all())
+    return "below one" if weights else "any"
 
 
 def _is_causal(call: AttentionCall) -> bool:

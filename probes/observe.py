@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -46,8 +45,7 @@ def observe(
     seen = run_observed(model, forward, examples)
     calls, refusals = _trusted(seen.calls)
     refusals += [Refusal(path, _sentence(reason)) for path, reason in seen.refused]
-    towers, more, members = build_towers(model, calls, inputs)
-    refusals += more
+    towers, members = build_towers(model, calls, inputs)
     refusals += _silent_modules(model, seen)
     return Layout(towers, tuple(_once(refusals)), find_anatomy(seen, towers, members))
 
@@ -61,8 +59,6 @@ def _trusted(calls: list[ObservedCall]) -> tuple[list[ObservedCall], list[Refusa
             refused.append(Refusal(call.path, _sentence(reason)))
         elif _is_channel_map(call):
             refused.append(Refusal(call.path, "Attention between channels, not between tokens."))
-        elif call.source == "softmax" and not call.mixed and call.row_sum_error > 1e-2:
-            kept.append(replace(call, mixed=True))
         else:
             kept.append(call)
     return kept, refused

@@ -26,12 +26,11 @@ class ObservedCall:
     head_width: int
     value_width: int
     causal: bool
-    mixed: bool
     cross: bool
     learned_query: bool
     input_shape: tuple[int, ...]
     mismatch: float
-    row_sum_error: float
+    row_sums: str
     z: Tensor = field(repr=False)
     softmax_path: str = ""
     softmax_number: int = 0

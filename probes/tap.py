@@ -209,6 +209,8 @@ class Tap:
         if not new:
             return
         mismatch = call.spot_mismatch()
+        if mismatch is None:
+            return
         limit = _MISMATCH.get(raw.z.dtype, _HALF_MISMATCH)
         if call.compute_dtype is not None:
             limit = _HALF_MISMATCH

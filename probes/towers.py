@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from probes.heads import Site
-from probes.layout import Refusal, SiteLayout, Tower
+from probes.layout import SiteLayout, Tower
 from probes.observed import ObservedCall
 
 _WORDS = (
@@ -36,6 +36,9 @@ _SAY_LITTLE = frozenset(
 """Parts of paths that do not tell one tower from another."""
 
 
+_ROW_SUMS = ("one", "below one", "any")
+
+
 @dataclass
 class _Layer:
     """The calls that make up one run of one attention module."""
@@ -47,7 +50,7 @@ class _Layer:
     inside: int | None
 
 
-def group_layers(calls: list[ObservedCall]) -> tuple[list[_Layer], list[Refusal]]:
+def group_layers(calls: list[ObservedCall]) -> list[_Layer]:
     """Calls of one module run that belong together become one layer, others stay apart."""
     runs: dict[tuple[str, int], list[ObservedCall]] = defaultdict(list)
     for call in calls:
@@ -59,7 +62,7 @@ def group_layers(calls: list[ObservedCall]) -> tuple[list[_Layer], list[Refusal]
             layers.append(_Layer(path, occurrence, group, rule, None))
             continue
         layers.extend(_Layer(path, occurrence, [call], "single", call.inside) for call in group)
-    return layers, []
+    return layers
 
 
 def _rule(calls: list[ObservedCall]) -> str | None:
@@ -79,13 +82,13 @@ def _rule(calls: list[ObservedCall]) -> str | None:
 
 def build_towers(
     model: nn.Module, calls: list[ObservedCall], inputs: Iterable[str]
-) -> tuple[dict[str, Tower], list[Refusal], dict[Site, list[ObservedCall]]]:
-    """Towers by name, what was refused on the way, and the observed calls of each site.
+) -> tuple[dict[str, Tower], dict[Site, list[ObservedCall]]]:
+    """Towers by name, and the observed calls of each site.
 
     Args:
         inputs: names of the tensors that the model was called with.
     """
-    layers, refusals = group_layers(calls)
+    layers = group_layers(calls)
     stacks: dict[tuple[str, int | None, bool], list[_Layer]] = defaultdict(list)
     for layer in layers:
         stacks[template(layer.path), layer.inside, layer.calls[0].cross].append(layer)
@@ -102,7 +105,7 @@ def build_towers(
             sites[index] = _site_layout(site, layer, cross)
             members[site] = layer.calls
         towers[name] = Tower(name, sites, depth, shape)
-    return _with_key_towers(towers), refusals, members
+    return _with_key_towers(towers), members
 
 
 def _site_layout(site: Site, layer: _Layer, cross: bool) -> SiteLayout:
@@ -121,7 +124,7 @@ def _site_layout(site: Site, layer: _Layer, cross: bool) -> SiteLayout:
         occurrence=layer.occurrence,
         cross=cross,
         causal=first.causal,
-        mixed=first.mixed or first.row_sum_error > 1e-3,
+        row_sums=max((call.row_sums for call in layer.calls), key=_ROW_SUMS.index),
         mismatch=max(call.mismatch for call in layer.calls),
         inside=layer.inside,
         softmax_path=first.softmax_path,
@@ -130,8 +133,6 @@ def _site_layout(site: Site, layer: _Layer, cross: bool) -> SiteLayout:
 
 
 def _with_key_towers(towers: dict[str, Tower]) -> dict[str, Tower]:
-    from dataclasses import replace
-
     result = {}
     for name, tower in towers.items():
         key_tower = name

@@ -14,6 +14,8 @@ from probes.masks import AttentionMask
 from probes.module_stack import ModuleStack
 from probes.tokens.map import TokenMap
 
+_MASKS_KEPT = 4
+
 
 @dataclass(frozen=True)
 class _Running:
@@ -99,8 +101,11 @@ class Whereabouts:
 
     def shared_mask(self, mask: AttentionMask) -> AttentionMask:
         """One mask object for all layers that were given the same tensor."""
+        masks: dict[Any, AttentionMask] = self._of_this_forward().setdefault("masks", {})
         key = (id(mask.tensor), mask.queries, mask.keys, mask.causal)
-        return self._of_this_forward().setdefault(key, mask)
+        if key not in masks and len(masks) == _MASKS_KEPT:
+            masks.pop(next(iter(masks)))  # models that make a new mask for each layer
+        return masks.setdefault(key, mask)
 
     @property
     def _forwards(self) -> int:

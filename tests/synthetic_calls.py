@@ -12,6 +12,7 @@ from analysis.measures import select_measures
 from analysis.scores import BatchScores
 from probes.attention_call import AttentionCall
 from probes.heads import Site
+from probes.layout import SiteLayout
 from probes.masks import AttentionMask
 from probes.tokens.map import ROLES, TokenMap, TowerTokens, blank_tokens
 
@@ -19,9 +20,12 @@ from probes.tokens.map import ROLES, TokenMap, TowerTokens, blank_tokens
 class Anatomy:
     """An anatomy that knows one output matrix."""
 
-    def __init__(self, matrix: Tensor | None) -> None:
-        self.matrix = matrix
+    def __init__(self, matrix: Tensor | None, row_sums: str = "one") -> None:
+        self.matrix, self.row_sums = matrix, row_sums
         self.anatomy = self
+
+    def site(self, site: Site) -> SiteLayout:
+        return SiteLayout(site, "", 1, 1, 1, 1, "sdpa", row_sums=self.row_sums)
 
     def output_matrix(self, site: Site) -> Tensor | None:
         return self.matrix

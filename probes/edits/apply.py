@@ -13,6 +13,7 @@ from probes.edits.given import mean, replace
 from probes.edits.knock_out import knock_out
 from probes.edits.scale import scale, zero
 from probes.heads import Head, Site, select_heads
+from probes.layout import SiteLayout
 from probes.listening import attach
 from probes.tap import Attached, TapError
 
@@ -85,10 +86,21 @@ def _made(item: Edit | str, parameters: dict[str, Any]) -> Edit:
 
 def _bind(item: Edit, subject: Subject) -> tuple[dict[Site, list[int]], EditReport]:
     heads = select_heads(item.heads, subject.towers)
+    if item.stage == "scores":
+        for site in {head.site for head in heads}:
+            _refuse_mixed(item, subject.layout.site(site))
     chosen: dict[Site, list[int]] = {}
     for head in heads:
         chosen.setdefault(head.site, []).append(head.head)
     return chosen, EditReport(item.label, tuple(heads))
+
+
+def _refuse_mixed(item: Edit, site: SiteLayout) -> None:
+    if site.row_sums == "any":
+        raise ValueError(
+            f"{item.label} needs the scores of {site.site}, whose heads are mixed after the "
+            "softmax, so no scores belong to one head. Edit the pattern or z there."
+        )
 
 
 def _named(heads: tuple[Head, ...]) -> str:

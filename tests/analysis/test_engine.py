@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from synthetic_calls import (
+    Anatomy,
     as_dict,
     furthest,
     image_tokens,
@@ -387,3 +388,14 @@ def test_both_ways_to_multiply_agree(coarse: int, monkeypatch: pytest.MonkeyPatc
     expected = scored(call, tokens)
     monkeypatch.setattr("analysis.tile_view._COARSE_ENTRIES", coarse)
     assert furthest(expected, scored(call, tokens))[0] < 1e-6
+
+
+def test_pattern_measures_are_not_taken_where_heads_are_mixed_after_the_softmax() -> None:
+    tokens = blank_tokens("language", [5, 5], [0, 1], "text")
+    layout = Anatomy(None, row_sums="any")
+    engine = Engine(layout, select_measures(["entropy", "z_norm"]))
+    engine.start_batch(TokenMap({"language": tokens}), 2)
+    engine.listener(random_call(tokens))
+    scores = engine.finish_batch()
+    assert {column.measure for column in scores.columns} == {"z_norm"}
+    assert "rows of a pattern are no distributions" in scores.reasons["language", "entropy"]

@@ -1,6 +1,5 @@
 """Which flat positions the queries of a call are."""
 
-
 from probes.alignment import flat_positions, tokens_while_generating
 from probes.tokens.map import TokenMap, blank_tokens
 

@@ -200,3 +200,17 @@ def test_edits_by_name(subject: Subject) -> None:
 def test_an_edit_must_keep_the_shape(subject: Subject) -> None:
     with pytest.raises(ValueError, match=r"must return pattern of shape \(2, 1, 7, 7\)"):
         logits(subject, edits.edit_pattern("L0H1", lambda p, _: p[..., 1:]))
+
+
+def test_scores_of_mixed_heads_are_refused() -> None:
+    from tests.probes.test_observe import Talking
+
+    torch.manual_seed(0)
+    subject = Subject(Talking().eval(), name="talking")
+    batch = subject.prepare(x=torch.randn(2, 5, 6))
+    refused = pytest.raises(ValueError, match="whose heads are mixed after the softmax")
+    with refused, edit(subject, edits.knock_out("*", keys=[1])):
+        subject.forward(batch)
+    with edit(subject, edits.edit_pattern("*", lambda p, _: p * 0)) as (report,):
+        subject.forward(batch)
+    assert report.touched == 2 * 5 * 2

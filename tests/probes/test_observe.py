@@ -214,3 +214,36 @@ def test_a_kernel_that_cannot_be_seen_into_is_refused_with_what_to_do() -> None:
     assert "attn_implementation='opaque_kernel', which cannot be seen into" in (
         seen.refusals[0].reason
     )
+
+
+class Talking(Gated):
+    """Heads mixed after the softmax by weights that may be negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(2, 2, bias=False)
+        self.mix.weight.data = torch.tensor([[1.0, -0.5], [0.3, 0.9]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        pattern = (query @ key.mT).softmax(-1)
+        pattern = self.mix(pattern.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.out((pattern @ value).transpose(1, 2).flatten(2))
+
+
+class Sink(Gated):
+    """A learned sink takes part of every row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        scores = nn.functional.pad(query @ key.mT, (0, 1), value=0.5)
+        return self.out((scores.softmax(-1)[..., :-1] @ value).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("module", "sums"), [(Gated, "one"), (Sink, "below one"), (Talking, "any")]
+)
+def test_what_rows_sum_to_is_seen(module: type[nn.Module], sums: str) -> None:
+    torch.manual_seed(0)
+    seen = layout(module().eval(), x=torch.randn(2, 5, 6))
+    assert [site.row_sums for site in seen.sites] == [sums]
