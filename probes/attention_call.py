@@ -218,8 +218,7 @@ class AttentionCall:
             if self.score_edits:
                 tile.pattern = self._edit_log_pattern(tile)
             return self._edit_pattern(tile)
-        query, key = self._scaled
-        scores = _grouped(query[batch, :, rows], key[batch, :, :end].transpose(-1, -2))
+        scores = _grouped(self._query(batch, rows), self._key[batch, :, :end].transpose(-1, -2))
         self.mask.apply_(scores, batch, rows)
         tile = Tile(self, batch, rows, scores, scores)
         for edit in self.score_edits:
@@ -253,13 +252,19 @@ class AttentionCall:
     def _may_be_empty(self) -> bool:
         return self.mask.tensor is not None
 
-    @cached_property
-    def _scaled(self) -> tuple[Tensor, Tensor]:
-        assert self.query is not None and self.key is not None
-        query, key = self.query, self.key
+    def _query(self, batch: slice, rows: slice) -> Tensor:
+        # Scaled block by block: a scaled copy of all queries would grow with their number.
+        assert self.query is not None
+        query = self.query[batch, :, rows]
         if self.compute_dtype is not None:
-            query, key = query.to(self.compute_dtype), key.to(self.compute_dtype)
-        return query.float() * self.scale, key.float().contiguous()
+            query = query.to(self.compute_dtype)
+        return query.float() * self.scale
+
+    @cached_property
+    def _key(self) -> Tensor:
+        assert self.key is not None
+        key = self.key if self.compute_dtype is None else self.key.to(self.compute_dtype)
+        return key.float().contiguous()
 
 
 def _grouped(left: Tensor, right: Tensor) -> Tensor:
