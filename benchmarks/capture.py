@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,36 +82,22 @@ def figures(asked: argparse.Namespace) -> list[Figure]:
 
 def main(given: list[str] | None = None) -> int:
     asked = arguments(given)
-    results: dict[str, Any] = {"machine": describe(asked.device, asked.peers_python)}
     if not asked.peers_python:
-        say(
-            "Peers are left out. Name their interpreter with --peers-python (benchmarks/peers.txt)."
-        )
-    results["figures"] = measured(asked) if "capture" in asked.parts else []
-    how = {"threads": asked.threads, "repeats": asked.repeats}
-    if "decoding" in asked.parts:
-        say("decoding")
-        place = {"device": asked.device, "dtype": asked.dtype, "toy": asked.toy}
-        results["decoding"] = run_child("decoding.py", how | place)
-    if "long_context" in asked.parts:
-        say("long context")
-        length = 300 if asked.toy else 16384
-        settings = {"length": length, "threads": asked.threads}
-        results["long_context"] = run_child("long_context.py", settings)
-    if "help" in asked.parts:
-        say("help")
-        few = {"only": 1} if asked.toy else {}
-        results["help"] = run_child("help_time.py", {"repeats": asked.repeats, **few})
-    folder = asked.out / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{asked.device.partition(':')[0]}.json").write_text(json.dumps(results, indent=1))
-    say(f"written: {write(asked.out)}")
+        say("Peers are left out. Name their interpreter with --peers-python (see peers.txt).")
+    results: dict[str, Any] = {"machine": describe(asked.device, asked.peers_python), "figures": []}
+    page = written(results, asked)
+    for done in measured(asked, results):
+        # Written again after every figure, so that what was measured survives an interruption.
+        page = written(results, asked)
+        if "failed" in done:
+            say(f"   failed: {done['failed']}")
+    say(f"written: {page}")
     return 1 if failures(results) else 0
 
 
-def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    planned = figures(asked)
-    found = []
+def measured(asked: argparse.Namespace, results: dict[str, Any]) -> Iterator[Any]:
+    """Fill the results one figure after the other; gives each."""
+    planned = figures(asked) if "capture" in asked.parts else []
     for number, figure in enumerate(planned, start=1):
         say(
             f"{number}/{len(planned)} {figure.quantity} of {figure.contender}, "
@@ -118,10 +105,30 @@ def measured(asked: argparse.Namespace) -> list[dict[str, Any]]:
         )
         python = asked.peers_python if figure.peers else sys.executable
         answer = run_child("figure.py", asdict(figure), python=python)
-        found.append(asdict(figure) | answer)
-        if "failed" in answer:
-            say(f"   failed: {answer['failed']}")
-    return found
+        results["figures"].append(asdict(figure) | answer)
+        yield answer
+    place = {"device": asked.device, "dtype": asked.dtype, "toy": asked.toy}
+    threads = {"threads": asked.threads}
+    repeats = {"repeats": asked.repeats}
+    settings = {
+        "decoding": threads | repeats | place,
+        "long_context": threads | {"length": 300 if asked.toy else 16384},
+        "help": repeats | ({"only": 1} if asked.toy else {}),
+    }
+    scripts = {"help": "help_time.py"}
+    for part, given in settings.items():
+        if part in asked.parts:
+            say(part.replace("_", " "))
+            results[part] = run_child(scripts.get(part, f"{part}.py"), given)
+            yield results[part]
+
+
+def written(results: dict[str, Any], asked: argparse.Namespace) -> Path:
+    """Write the results of this device, and the page from those of all; where the page is."""
+    folder = asked.out / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{asked.device.partition(':')[0]}.json").write_text(json.dumps(results, indent=1))
+    return write(asked.out)
 
 
 def failures(results: dict[str, Any]) -> list[str]:
