@@ -178,9 +178,9 @@ def blank_tokens(tower: str, lengths: list[int], examples: list[int], role: str)
         example=torch.tensor(examples, dtype=torch.long).repeat_interleave(size),
         role=torch.full((n,), ROLES.index(role), dtype=torch.long),
         ids=unknown,
-        image=unknown,
-        tile=unknown,
-        row=unknown,
-        column=unknown,
+        image=unknown.clone(),
+        tile=unknown.clone(),
+        row=unknown.clone(),
+        column=unknown.clone(),
         box=torch.full((n, 4), float("nan")),
     )
