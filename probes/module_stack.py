@@ -71,7 +71,9 @@ class ModuleStack:
         self.calls_inside.clear()
 
     def _follow(self, path: str, module: nn.Module) -> None:
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        # A thread that attaches or detaches may leave PyTorch, for a moment and in other threads,
+        # with a hook whose `with_kwargs` is not known: it is then called without the kwargs.
+        def enter(module: nn.Module, args: Any, kwargs: Any = None) -> None:
             if threading.get_ident() != self._thread:
                 return
             if path == "":
@@ -85,7 +87,7 @@ class ModuleStack:
             if self._on_enter is not None:
                 self._on_enter(path, module, args, kwargs, None)
 
-        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
             if threading.get_ident() != self._thread:
                 return
             while self.paths and self.paths.pop() != path:

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -160,14 +161,34 @@ def test_two_threads_do_not_see_each_other(subject: Subject) -> None:
             if not torch.equal(subject.forward(batch).logits, plain):
                 wrong.append("logits of a bystander moved")
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
-    workers += [threading.Thread(target=edited), threading.Thread(target=bystander)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(work, i) for i in (0, 1)]
+        running += [pool.submit(edited), pool.submit(bystander)]
+        for future in running:
+            future.result()
     assert counts == [24, 24]
     assert not wrong
+
+
+def test_a_hook_that_is_being_attached_or_removed_does_not_harm_other_threads(
+    subject: Subject,
+) -> None:
+    # PyTorch keeps hooks and their `with_kwargs` flags apart: between the two steps of attaching,
+    # another thread calls the hook without kwargs.
+    batch = subject.prepare(input_ids=IDS)
+    plain = subject.forward(batch).logits
+    with listen(subject, batch, lambda _: None):
+        flags = []
+        for module in subject.model.modules():
+            for kept in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
+                flags.append((kept, dict(kept)))
+                kept.clear()
+        with ThreadPoolExecutor(1) as pool:
+            logits = pool.submit(subject.forward, batch).result().logits
+        for kept, before in flags:
+            kept.update(before)
+        subject.forward(batch)
+    assert torch.equal(logits, plain)
 
 
 class Stop(BaseException):
