@@ -144,6 +144,14 @@ class CallView:
             for read in self._each:
                 read(view)
 
+    def release(self) -> None:
+        """Let go of everything: readers refer to the view, and would keep it until a collection."""
+        for asked in (self._rows, self._products, self._pairs, self._columns, self._column_sums):
+            asked.clear()
+        self._each.clear()
+        self.shared.clear()
+        self.z = self.output_matrix = None
+
     @property
     def wants_tiles(self) -> bool:
         """Whether anything was asked for that needs the pattern."""

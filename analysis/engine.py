@@ -105,6 +105,7 @@ class Engine:
         for measure, finish in finishers:
             for result in finish():
                 self._add(call, plan, measure, result)
+        view.release()
 
     def finish_batch(self) -> BatchScores:
         """The sums of the batch.
