@@ -7,6 +7,7 @@ renormalised to 1 (`analysis.measures.patch_grid`). A hop is a ring of the Cheby
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +22,7 @@ _SHOWN_HOPS = 4
 
 
 @dataclass(frozen=True)
-class _PatchMeasure:
+class _PatchMeasure(ABC):
     """What all share: where they apply, and the patch sums of a call."""
 
     name: str
@@ -51,8 +52,9 @@ class _PatchMeasure:
         sums = patch_sums(call)
         return lambda: self.scores(call, sums)
 
+    @abstractmethod
     def scores(self, call: CallView, sums: PatchSums) -> Iterator[Result]:
-        raise NotImplementedError
+        """The measure's own results from the sums that all share."""
 
 
 class AttentionDistancePatches(_PatchMeasure):
