@@ -43,6 +43,10 @@ class Example:
         objects: names of the objects that are really there.
         boxes: one ``(left, top, right, bottom)`` in pixels for each object.
         label: class of the example, as index or word.
+        corrupt: the other half of a pair: the same input with one thing changed, a text or (where
+            the example has an image) an image.
+        correct, wrong: what the answer is and what it becomes when corrupted: words, or classes as
+            index or word.
         extra: every other field of the data.
         digest: blake2b of the content, empty if it was not read from a file.
     """
@@ -56,6 +60,9 @@ class Example:
     objects: tuple[str, ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
     label: int | str | None = None
+    corrupt: Any = None
+    correct: int | str | None = None
+    wrong: int | str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
 

@@ -58,7 +58,7 @@ def prompt_of(
     else:
         text = asked
     bos = getattr(tokenizer, "bos_token", None)
-    return Prompt(text, _with_answer(text, example.answer), not (bos and text.startswith(bos)))
+    return Prompt(text, with_answer(text, example.answer), not (bos and text.startswith(bos)))
 
 
 def image_token_of(processor: Any, tokenizer: Any) -> str | None:
@@ -93,7 +93,12 @@ def _adds_image_tokens(processor: Any) -> bool:
     return getattr(processor, "num_query_tokens", None) is not None
 
 
-def _with_answer(text: str, answer: str | None) -> str:
+def with_answer(text: str, answer: str | None) -> str:
+    """The text with an answer behind it, a space between them unless there is one.
+
+    >>> with_answer("the cat", "sat")
+    'the cat sat'
+    """
     if answer is None:
         return text
     gap = "" if not text or text[-1].isspace() or answer[:1].isspace() else " "

@@ -16,6 +16,7 @@ import torch
 
 RECIPES = {
     "sets": "sets",
+    "pairs": "pairs",
     "repeat-lm": "repeat_lm",
     "shapes-vit": "shapes_vit",
     "prose-lm": "prose_lm",

@@ -154,8 +154,11 @@ def make_repeats(out: Path, count: int) -> int:
     for index in range(count):
         length = BLOCK_LENGTHS[index % len(BLOCK_LENGTHS)]
         ids = repeated(1, length, generator)[0].tolist()
-        text = " ".join(WORDS[token - SPECIAL] for token in ids)
-        examples.append({"id": f"repeat-{index:03d}", "text": text, "block_length": length})
-    about = "a block of distinct random words, said twice; the tokenizer puts BOS in front"
+        words = [WORDS[token - SPECIAL] for token in ids]
+        # What can be known begins behind the first word of the second block.
+        text, answer = " ".join(words[: length + 1]), " ".join(words[length + 1 :])
+        name = f"repeat-{index:03d}"
+        examples.append({"id": name, "text": text, "answer": answer, "block_length": length})
+    about = "a block of distinct random words, said twice; what can be known of it is the answer"
     shelf.write_set(out, "repeats", "language", about, examples)
     return len(examples)

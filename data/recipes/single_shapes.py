@@ -16,9 +16,15 @@ MASKS = {
 }
 
 
-def draw_single(rng: np.random.Generator) -> tuple[np.ndarray, int, list[int]]:
-    """([32, 32, 3] uint8, label, [left, top, right, bottom]): a shape anywhere, on clutter."""
-    label = int(rng.integers(len(scenes.SHAPES)))
+def draw_single(
+    rng: np.random.Generator, shape: int | None = None
+) -> tuple[np.ndarray, int, list[int]]:
+    """([32, 32, 3] uint8, label, [left, top, right, bottom]): a shape anywhere, on clutter.
+
+    A given shape stands for the one that is drawn; nothing else of the image depends on it.
+    """
+    drawn = int(rng.integers(len(scenes.SHAPES)))
+    label = drawn if shape is None else shape
     pixels = int(rng.integers(SHAPE_PIXELS[0], SHAPE_PIXELS[1] + 1))
     left, top = rng.integers(0, SIDE_PIXELS - pixels + 1, size=2).tolist()
     image = np.full((SIDE_PIXELS, SIDE_PIXELS, 3), rng.uniform(40, 120), dtype=np.float32)

@@ -9,6 +9,7 @@ from probes.inputs import Example, InputError
 from probes.readers.jsonl import example_from_fields
 
 _FIELDS = {"text", "image", "images", "question", "answer", "objects", "label", "boxes", "id"}
+_FIELDS |= {"corrupt", "correct", "wrong"}
 _ALIASES = {"caption": "text", "content": "text", "sentence": "text", "img": "image"}
 """What data sets call our fields; used only where our own name is missing."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.inputs import Example, InputError
+from probes.readers.image_folder import SUFFIXES
 
 FILE_OF_A_FOLDER = "examples.jsonl"
 """A folder that holds this file is read as a data set, not as a folder of images."""
@@ -26,8 +27,9 @@ def matches(data: str) -> bool:
 def read(data: str) -> Iterator[Example]:
     """One example per line; empty lines are passed over.
 
-    Fields: ``id text image images question answer objects boxes label``; all others go to
-    `extra`. Relative image paths are looked up from the folder of the file.
+    Fields: ``id text image images question answer objects boxes label corrupt correct wrong``; all
+    others go to `extra`. Relative image paths are looked up from the folder of the file. `corrupt`
+    is a text, or a path where the example has an image and the name is that of an image file.
 
     Raises:
         InputError: a line is not a JSON object, a field has the wrong type, an image is missing,
@@ -77,9 +79,14 @@ def example_from_fields(fields: dict[str, Any], name: str, where: str, folder: P
     label = values.pop("label", None)
     if not isinstance(label, (int, str, type(None))):
         raise _wrong(where, "label", "a number or a word", label)
+    corrupt = _corrupt(values, where, folder, bool(images))
+    told_apart = {
+        key: _word(values, key, where, corrupt is not None) for key in ("correct", "wrong")
+    }
     given = values.pop("id", None)
     written = json.dumps(fields, sort_keys=True, ensure_ascii=False, default=_not_json).encode()
-    digest = content_digest(written, *(p.read_bytes() for p in images if isinstance(p, Path)))
+    files = [item for item in (*images, corrupt) if isinstance(item, Path)]
+    digest = content_digest(written, *(path.read_bytes() for path in files))
     return Example(
         id=str(given) if given is not None else f"{name}@{digest[:8]}",
         image=images[0] if len(images) == 1 else None,
@@ -87,6 +94,8 @@ def example_from_fields(fields: dict[str, Any], name: str, where: str, folder: P
         objects=tuple(objects),
         boxes=tuple(tuple(float(edge) for edge in box) for box in boxes),
         label=label,
+        corrupt=corrupt,
+        **told_apart,
         digest=digest,
         **{key: values.pop(key, None) for key in _TEXT_FIELDS},
         extra=values,
@@ -120,6 +129,32 @@ def _image(item: Any, where: str, folder: Path) -> Any:
             "the folder of the JSONL file."
         )
     return path
+
+
+def _corrupt(values: dict[str, Any], where: str, folder: Path, pictured: bool) -> Any:
+    """A text as it is; an image as `image` is, where the example has one; a flag is the user's."""
+    if isinstance(values.get("corrupt"), bool):
+        return None
+    item = values.pop("corrupt", None)
+    if item is None or (isinstance(item, str) and not _names_image(item, pictured)):
+        return item
+    if isinstance(item, (int, float, dict, list)):
+        raise _wrong(where, "corrupt", "a text or the path of an image", item)
+    return _image(item, where, folder)
+
+
+def _names_image(item: str, pictured: bool) -> bool:
+    return pictured and Path(item).suffix.lower() in SUFFIXES
+
+
+def _word(values: dict[str, Any], key: str, where: str, paired: bool) -> int | str | None:
+    """A word or a class; without a `corrupt`, what is neither stays a field of the user's own."""
+    value = values.get(key)
+    if value is None or (isinstance(value, (int, str)) and not isinstance(value, bool)):
+        return values.pop(key, None)
+    if not paired:
+        return None
+    raise _wrong(where, key, "a word or the number of a class", value)
 
 
 def _list(value: Any, where: str, key: str) -> list[Any]:

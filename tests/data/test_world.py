@@ -81,7 +81,7 @@ def test_the_world_is_complete():
     models = {"repeat-lm", "prose-lm", "shapes-vit", "shapes-llava", "shapes-llava-sinks"}
     assert set(INDEX["models"]) == models
     sets = {"scenes", "scenes-broken", "shapes", "digits", "prose", "repeats"}
-    assert set(INDEX["sets"]) == sets
+    assert set(INDEX["sets"]) == sets | {"pairs-induction", "pairs-shapes", "pairs-scenes"}
 
 
 def test_it_is_small():
@@ -157,11 +157,80 @@ def test_broken_scenes_are_broken():
 def test_repeats_are_repeats():
     _, tokenizer = load("repeat-lm")
     for row in examples("repeats"):
-        ids = tokenizer(row["text"])["input_ids"]
+        ids = tokenizer(f"{row['text']} {row['answer']}")["input_ids"]
         n = row["block_length"]
         assert ids[0] == tokenizer.bos_token_id
         assert ids[1 : n + 1] == ids[n + 1 :]
         assert len(set(ids)) == n + 1
+
+
+def test_pairs_of_repeats_differ_in_the_first_block_alone():
+    for row in examples("pairs-induction"):
+        clean, corrupt = row["text"].split(), row["corrupt"].split()
+        n, place = row["block_length"], row["target"]
+        block = clean[:n]
+        assert len(set(block)) == n
+        assert clean[n:] == corrupt[n:] == block[:place]
+        assert row["correct"] == block[place]
+        cue = corrupt.index(clean[-1])
+        assert row["wrong"] == corrupt[cue + 1] != row["correct"]
+        changed = [i for i in range(n) if block[i] != corrupt[i]]
+        if row["corruption"] == "word":
+            assert changed == [place]
+            assert row["wrong"] not in block
+        else:
+            other = corrupt.index(row["wrong"])
+            assert changed == [*range(place - 3, place), *range(other - 3, other)]
+            assert sorted(block) == sorted(corrupt[:n])
+
+
+@pytest.mark.parametrize("name", ["pairs-shapes", "pairs-scenes"])
+def test_pairs_of_images_differ_in_one_box(name):
+    for row in examples(name):
+        folder = DATA / INDEX["sets"][name]["path"]
+        with Image.open(folder / row["corrupt"]) as other:
+            assert other.mode == "RGB"
+            differing = np.asarray(other) != np.asarray(image_of(name, row))
+        left, top, right, bottom = row["boxes"][row.get("changed", 0)]
+        assert differing[top:bottom, left:right].mean() > 0.05
+        differing[top:bottom, left:right] = False
+        assert not differing.any()
+
+
+def test_pairs_of_scenes_say_what_is_there():
+    for row in examples("pairs-scenes"):
+        changed = row["objects"][row["changed"]]
+        colour, shape = changed.split()
+        said = row["answer"] + " " + row["correct"]
+        said += f" {shape}" if row["differs"] == "colour" else ""
+        named = said.removeprefix("there is ").split(" , ")
+        assert [kind.removeprefix("a ") for kind in named] == row["objects"][: row["changed"] + 1]
+        other = (
+            f"{row['wrong']} {shape}" if row["differs"] == "colour" else f"{colour} {row['wrong']}"
+        )
+        assert other not in row["objects"]
+
+
+@pytest.mark.parametrize(
+    ("name", "set_name"),
+    [
+        ("repeat-lm", "pairs-induction"),
+        ("shapes-vit", "pairs-shapes"),
+        ("shapes-llava", "pairs-scenes"),
+        ("shapes-llava-sinks", "pairs-scenes"),
+    ],
+)
+def test_models_tell_the_halves_of_pairs_apart(name, set_name):
+    from analysis.importance.pairs import pair_up
+    from probes.loading import load as load_subject
+    from probes.readers import read_examples
+
+    subject = load_subject(name)
+    pairs = pair_up(subject, list(read_examples(set_name, subject.kind)))
+    clean = pairs.difference(subject.forward(pairs.clean))
+    corrupted = pairs.difference(subject.forward(pairs.corrupted))
+    assert (clean > 0).double().mean() >= 0.95
+    assert (corrupted < 0).double().mean() >= 0.95
 
 
 def test_prose_comes_from_held_out_text():
@@ -179,7 +248,8 @@ def test_repeat_lm_has_induction_previous_and_other_heads():
         DATA / "models" / "repeat-lm", attn_implementation="eager"
     )
     n = 20
-    texts = [row["text"] for row in examples("repeats") if row["block_length"] == n]
+    rows = [row for row in examples("repeats") if row["block_length"] == n]
+    texts = [f"{row['text']} {row['answer']}" for row in rows]
     ids = tokenizer(texts, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         patterns = model(ids, output_attentions=True).attentions

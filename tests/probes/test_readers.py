@@ -97,6 +97,27 @@ def test_jsonl_fields_and_free_fields(tmp_path):
     assert [path.name for path in second.pictures] == ["a.png", "b.png"]
 
 
+def test_the_other_half_of_a_pair(tmp_path):
+    picture(tmp_path / "a.png")
+    other = picture(tmp_path / "images" / "b.PNG", seed=4)
+    path = write_lines(
+        tmp_path / "d.jsonl",
+        {"image": "a.png", "corrupt": "images/b.PNG", "correct": "cat", "wrong": 3},
+        {"text": "one a.png", "corrupt": "two b.png", "correct": "x", "wrong": "y"},
+        {"image": "a.png", "text": "a cat", "corrupt": "a dog", "correct": "x", "wrong": "y"},
+        {"text": "a", "corrupt": False, "correct": ["b", "c"], "wrong": None},
+    )
+    image, text, both, free = read(path)
+    assert (image.corrupt, image.correct, image.wrong) == (other, "cat", 3)
+    assert (text.corrupt, text.correct, text.wrong) == ("two b.png", "x", "y")
+    assert both.corrupt == "a dog"
+    assert (free.corrupt, free.correct, free.wrong) == (None, None, None)
+    assert free.extra == {"corrupt": False, "correct": ["b", "c"]}
+    before = data_digest(read(path))
+    picture(other, seed=5)
+    assert data_digest(read(path)) != before
+
+
 def test_an_image_that_changes_changes_the_digest_of_its_line(tmp_path):
     picture(tmp_path / "a.png")
     path = write_lines(tmp_path / "d.jsonl", {"id": "x", "image": "a.png"})
@@ -117,6 +138,11 @@ def test_an_image_that_changes_changes_the_digest_of_its_line(tmp_path):
         ('{"text": "a", "objects": "cat"}', "`objects` must be a list, got 'cat'"),
         ('{"text": "a", "boxes": [[1, 2]]}', r"`boxes` must be a list of \[left, top"),
         ('{"text": "a", "label": [1]}', "`label` must be a number or a word"),
+        ('{"text": "a", "corrupt": 5}', "`corrupt` must be a text or the path of an image, got 5"),
+        (
+            '{"text": "a", "corrupt": "b", "correct": ["c"]}',
+            r"`correct` must be a word or the number of a class, got \['c'\]",
+        ),
         ('{"text": "b", "id": "x"}', "Line 2 of 'd.jsonl' has the id 'x' of line 1"),
     ],
 )
