@@ -161,6 +161,10 @@ class AttentionCall:
             for start in range(0, self.queries, most):
                 yield self._tile(batch, slice(start, min(start + most, self.queries)))
 
+    def last_tile(self) -> Tile:
+        """The last query of every row: what the next token is decided on."""
+        return self._tile(slice(0, self.batch), slice(self.queries - 1, self.queries))
+
     def pattern(self, heads: Sequence[int] | None = None) -> Tensor:
         """Float32 ``[batch head query key]``: the whole pattern, all heads or the given ones."""
         chosen = list(range(self.heads)) if heads is None else list(heads)
@@ -208,7 +212,7 @@ class AttentionCall:
         if bool(empty.all()):
             return None
         difference = difference.masked_fill(empty, 0.0)
-        return float(difference.amax() / value.abs().amax().clamp_min(1e-12))
+        return float(difference.detach().amax() / value.detach().abs().amax().clamp_min(1e-12))
 
     def _tile(self, batch: slice, rows: slice) -> Tile:
         end = self.mask.key_end(rows)
@@ -226,7 +230,9 @@ class AttentionCall:
         tile.pattern, tile.scores = torch.softmax(scores, dim=-1), scores
         if self._may_be_empty or self.score_edits:
             empty = scores.amax(-1, keepdim=True) <= MASKED_SCORE / 2
-            tile.pattern.masked_fill_(empty, 0.0)
+            # Not in place where gradients flow: a softmax keeps its result for them.
+            fill = Tensor.masked_fill if tile.pattern.requires_grad else Tensor.masked_fill_
+            tile.pattern = fill(tile.pattern, empty, 0.0)
         return self._edit_pattern(tile)
 
     def _edit_pattern(self, tile: Tile) -> Tile:
@@ -239,12 +245,12 @@ class AttentionCall:
         # row lacks to 1 (a learned sink) is kept as one more column that no edit touches.
         rest = (1 - tile.pattern.sum(-1, keepdim=True)).clamp_min(0.0)
         rest = rest.masked_fill(rest < 1e-5, 0.0)
-        scores = tile.pattern.log().clamp_min(MASKED_SCORE)
+        scores = _log(tile.pattern)
         tile.scores = scores
         for edit in self.score_edits:
             scores = edit(tile, scores)
         tile.scores = None
-        full = torch.cat([scores, rest.log().clamp_min(MASKED_SCORE)], dim=-1)
+        full = torch.cat([scores, _log(rest)], dim=-1)
         empty = scores.amax(-1, keepdim=True) <= MASKED_SCORE / 2
         return torch.softmax(full, dim=-1)[..., :-1].masked_fill(empty, 0.0)
 
@@ -265,6 +271,11 @@ class AttentionCall:
         assert self.key is not None
         key = self.key if self.compute_dtype is None else self.key.to(self.compute_dtype)
         return key.float().contiguous()
+
+
+def _log(weights: Tensor) -> Tensor:
+    """Logarithm, `MASKED_SCORE` of 0; its gradient at 0 is 0, where that of a plain one is NaN."""
+    return weights.masked_fill(weights == 0, 1.0).log().masked_fill(weights == 0, MASKED_SCORE)
 
 
 def _grouped(left: Tensor, right: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class AttentionMode(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             # A composite: seen from outside it is one opaque call, so its body runs in the mode.
             with self:
-                return _transparent(func)(*args, **kwargs)
+                return transparent(func)(*args, **kwargs)
         if len(self.patterns) or ops.name_of(func) in ops.SOFTMAX:
             return self.on_other(func, args, kwargs)
         return func(*args, **kwargs)
@@ -206,7 +206,7 @@ class AttentionMode(TorchFunctionMode):
 
 
 @cache
-def _transparent(function: types.FunctionType) -> types.FunctionType:
+def transparent(function: types.FunctionType) -> types.FunctionType:
     """The same function with a body that no longer hands itself to the mode as a whole."""
     scope = {**function.__globals__, "has_torch_function": lambda _: False}
     copy = types.FunctionType(

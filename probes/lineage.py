@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +119,29 @@ def descends_from_product(node: Node) -> bool:
         if passes:
             queue.extend(here.parents)
     return False
+
+
+def products_behind(node: Node) -> Iterator[Node]:
+    """Products of two activations that a tensor (a pattern) was made from, the nearest first.
+
+    There are several where relative positions are multiplied with the query and added.
+    """
+    queue, seen = [node], set()
+    while queue:
+        here = queue.pop(0)
+        if id(here) in seen:
+            continue
+        seen.add(id(here))
+        if here.kind == "product":
+            yield here
+        elif here.kind not in ("input", "weight", "attention"):
+            queue.extend(here.parents)
+
+
+def factors_of(product: Node) -> tuple[Node, Node] | None:
+    """The two operands of a product; baddbmm has its bias first."""
+    operands = [parent for parent in product.parents if parent.kind != "weight"][-2:]
+    return (operands[0], operands[1]) if len(operands) == 2 else None
 
 
 def entering(node: Node, scope: str) -> tuple[list[Node], bool]:

@@ -17,8 +17,10 @@ from probes.lineage import (
     LineageMode,
     Node,
     entering,
+    factors_of,
     heads_before_repeat,
     made_from_one_tensor,
+    products_behind,
     split_into_heads,
 )
 from probes.module_stack import ModuleStack
@@ -197,7 +199,8 @@ class _Mode(LineageMode):
         return output
 
     def on_product(self, name, args, output, pattern, note, several):
-        self.query_and_key = _product_behind(self.lineage.of(pattern))
+        product = next(products_behind(self.lineage.of(pattern)), None)
+        self.query_and_key = None if product is None else factors_of(product)
         return super().on_product(name, args, output, pattern, note, several)
 
     def __torch_function__(
@@ -230,22 +233,6 @@ class _Mode(LineageMode):
             elif here.kind in ("shape", "join"):
                 queue.extend(here.parents)
         return sorted(found)
-
-
-def _product_behind(node: Node) -> tuple[Node, Node] | None:
-    queue, seen = [node], set()
-    while queue:
-        here = queue.pop(0)
-        if id(here) in seen:
-            continue
-        seen.add(id(here))
-        if here.kind == "product":
-            # baddbmm has its bias first.
-            operands = [parent for parent in here.parents if parent.kind != "weight"][-2:]
-            return (operands[0], operands[1]) if len(operands) == 2 else None
-        if here.kind not in ("input", "weight", "attention"):
-            queue.extend(here.parents)
-    return None
 
 
 def _heads_told_by(module: nn.Module) -> int | None:

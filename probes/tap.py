@@ -168,12 +168,13 @@ class Tap:
         call = self._call(place, raw)
         self._prove(call, raw)
         changed = edit_call(call, self._edits(), first_head)
+        z = call.z
         if place.rule == "heads":
             self._gather(place, raw, call)
         else:
             self._tell(call)
             self._offsets[place.site] += raw.mask.queries
-        return call.z if changed else None
+        return z if changed else None
 
     def _call(self, place: SiteLayout, raw: RawAttention) -> AttentionCall:
         here, site = self.whereabouts, place.site

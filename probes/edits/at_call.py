@@ -84,3 +84,21 @@ def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Til
         return result
 
     return apply
+
+
+def edited_z(call: AttentionCall, edit: Edit) -> Tensor:
+    """``[batch query head value_width]``: what all heads of a call would give under an edit.
+
+    The call itself stays as it is, and so does what the model goes on with.
+    """
+    report = EditReport(edit.label, ())
+    heads = list(range(call.heads))
+    target = call.score_edits if edit.stage == "scores" else call.pattern_edits
+    if edit.stage == "z":
+        z = call.z.transpose(1, 2)
+        return edit_z_of(edit, z, heads, EditPlace(call.site, heads, call.step, call), report)
+    target.append(_on_heads(edit, heads, report))
+    try:
+        return call.weighted_values().to(call.z.dtype).transpose(1, 2)
+    finally:
+        target.pop()

@@ -1,0 +1,1 @@
+"""The residual stream alone: what reaches the output without passing another layer."""
