@@ -114,6 +114,27 @@ class Section:
     def finished(self) -> bool:
         return self.manifest is not None
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables in it, as `table` takes them."""
+        return sorted(file.stem for file in self.path.glob("*.parquet"))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One table of the section.
+
+        Raises:
+            RunError: there is no such table; the sentence lists those that there are.
+        """
+        import pandas as pd
+
+        file = self.path / f"{name}.parquet"
+        if not file.exists():
+            raise RunError(
+                f"Section {self.name!r} must hold table {name!r}, it has "
+                f"{', '.join(self.tables) or 'none'}."
+            )
+        return pd.read_parquet(file)
+
 
 class Run:
     """The reading side of a run, finished or still being written.
@@ -152,9 +173,14 @@ class Run:
 
     @cached_property
     def heads(self) -> HeadTable:
-        """The head table; of an unfinished run, that of the shards done so far."""
+        """The head table, with those of finished sections; unfinished: the shards done so far."""
         if self.finished:
-            return HeadTable.from_parquet(self.path / HEADS)
+            parts = [self.path / HEADS]
+            parts += [
+                section.path / HEADS for section in self.sections.values() if section.finished
+            ]
+            first, *more = [HeadTable.from_parquet(part) for part in parts if part.exists()]
+            return first.merge(*more) if more else first
         plan = self.plan
         return self._so_far.heads(plan["data"]["inputs"], plan["layers"], plan["measures"])
 

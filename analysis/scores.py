@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,49 @@ class BatchScores:
             reasons={key: why for key, why in reasons.items() if key not in measured},
             **sums,
         )
+
+    @classmethod
+    def beside(cls, parts: Sequence[BatchScores]) -> BatchScores:
+        """One block of scores from several of the same examples, each with columns of its own.
+
+        Raises:
+            ValueError: there is nothing to join, or the examples differ.
+        """
+        if not parts:
+            raise ValueError("There must be at least one block of scores to join, got none.")
+        if any(part.examples != parts[0].examples for part in parts):
+            raise ValueError("Scores that are joined must be of the same examples in one order.")
+        sums = {
+            name: torch.cat([getattr(part, name).double().cpu() for part in parts], dim=1)
+            for name in _SUMS
+        }
+        return cls(
+            columns=tuple(column for part in parts for column in part.columns),
+            curves={key: curve for part in parts for key, curve in part.curves.items()},
+            examples=parts[0].examples,
+            reasons={key: why for part in parts for key, why in part.reasons.items()},
+            **sums,
+        )
+
+    @classmethod
+    def nothing(
+        cls, examples: Sequence[str], reasons: Mapping[tuple[str, str], str] | None = None
+    ) -> BatchScores:
+        """No columns for some examples, and why: for what is not measured on them."""
+        empty = torch.zeros(len(examples), 0, dtype=torch.float64)
+        sums = dict.fromkeys(_SUMS, empty)
+        return cls((), examples=tuple(examples), reasons=dict(reasons or {}), **sums)
+
+    def only(
+        self, measures: Iterable[str] | None = None, examples: Sequence[int] | None = None
+    ) -> BatchScores:
+        """The columns of some measures, and some rows; curves and reasons are left out."""
+        wanted = None if measures is None else set(measures)
+        kept = [i for i, c in enumerate(self.columns) if wanted is None or c.measure in wanted]
+        rows = list(range(len(self.examples))) if examples is None else list(examples)
+        sums = {name: getattr(self, name)[rows][:, kept] for name in _SUMS}
+        names = tuple(self.examples[row] for row in rows)
+        return BatchScores(tuple(self.columns[i] for i in kept), examples=names, **sums)
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Named tensors and a JSON-able description, for a shard's file."""

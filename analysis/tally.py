@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Tally:
 
     def __init__(self, *, replicates: int = REPLICATES, seed: int = 0) -> None:
         self.examples = 0
+        self.seed = seed
         self.reasons: dict[tuple[str, str], str] = {}
         self._place: dict[Column, int] = {}
         self._sums = RatioSums.empty(0, replicates=replicates, seed=seed)
@@ -63,6 +64,7 @@ class Tally:
         inputs: str = "",
         layers: Mapping[str, int] | None = None,
         measures: Iterable[str] = (),
+        only: Container[str] | None = None,
     ) -> HeadTable:
         """The head table of everything counted so far.
 
@@ -70,6 +72,7 @@ class Tally:
             inputs: what the column of that name says.
             layers: blocks of each tower; its order is that of the towers.
             measures: their order, where it is not that of their first appearance.
+            only: measures that the table is to hold; all by default.
         """
         import pandas as pd
 
@@ -87,6 +90,8 @@ class Tally:
             | {"n": self._sums.n, "null_low": null_low, "null_high": null_high}
         )
         order = self._order(columns, layers or (), measures)
+        if only is not None:
+            order = [index for index in order if columns[index].measure in only]
         return HeadTable(frame.iloc[order], layers or {})
 
     def profiles(self) -> pd.DataFrame:
@@ -115,6 +120,15 @@ class Tally:
             }
             for (tower, measure, variant), value in found.items()
         ]
+
+    @property
+    def halves(self) -> dict[Column, tuple[float, float]]:
+        """The value of every column in each of two random halves of the examples."""
+        values = self._sums.halves
+        return {
+            column: (float(values[0, place]), float(values[1, place]))
+            for column, place in self._place.items()
+        }
 
     @property
     def measures(self) -> set[str]:

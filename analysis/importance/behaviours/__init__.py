@@ -1,0 +1,1 @@
+"""What heads do on inputs made for the question: probes, needles, behaviour against control."""

@@ -1,0 +1,1 @@
+"""What the weights of heads say: copying, composition, words in and words out."""

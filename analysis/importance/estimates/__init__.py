@@ -1,0 +1,1 @@
+"""Importance estimated from gradients, attention maps and direct paths."""

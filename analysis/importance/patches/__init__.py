@@ -1,0 +1,1 @@
+"""Outputs of heads exchanged between two inputs: activation and path patching."""

@@ -1,0 +1,1 @@
+"""Which heads do what another head does."""

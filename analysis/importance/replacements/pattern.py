@@ -1,0 +1,95 @@
+"""Another pattern with the head's own values: flat, or without some keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from analysis.importance.replacements.replacement import Plain
+from probes.edits.at_call import edited_z
+from probes.edits.knock_out import knock_out
+from probes.heads import Site
+from probes.tokens.map import ROLES
+
+if TYPE_CHECKING:
+    from probes.attention_call import AttentionCall
+    from probes.inputs import Batch
+    from probes.replay import RecordedForward
+    from probes.subject import Subject
+
+
+class Uniform(Plain):
+    """Equal weight on every key that a query may read; the values are kept."""
+
+    joint = False
+    listens = True
+    name = "uniform"
+
+    def __init__(self) -> None:
+        self._z: dict[Site, list[Tensor]] = {}
+
+    def start(self, subject: Subject, batch: Batch) -> None:
+        self._z.clear()
+
+    def on_call(self, call: AttentionCall) -> None:
+        self._z.setdefault(call.site, []).append(self._flat(call))
+
+    def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
+        parts = self._z[site]
+        z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return z.to(recorded.z[site].dtype)
+
+    def _flat(self, call: AttentionCall) -> Tensor:
+        value, parts = call.value.float(), []
+        group = call.heads // call.kv_heads
+        rows = max(1, (1 << 22) // max(call.batch * call.keys * call.kv_heads, 1))
+        for start in range(0, call.queries, rows):
+            block = slice(start, min(start + rows, call.queries))
+            allowed = call.allowed(slice(None), block, call.keys).float()
+            weight = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
+            if weight.shape[1] == call.heads and group > 1:
+                parts.append(torch.matmul(weight, value.repeat_interleave(group, 1)))
+            else:
+                flat = torch.matmul(weight, value)
+                parts.append(flat.repeat_interleave(group, 1) if group > 1 else flat)
+        return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+class KnockedOut(Plain):
+    """Some keys forbidden to some queries by role; the rest of the row takes their weight."""
+
+    joint = False
+    listens = True
+
+    def __init__(self, queries: str, keys: str) -> None:
+        self.name = f"knock_out:{queries}->{keys}"
+        self._queries, self._keys = queries, keys
+        self._z: dict[Site, list[Tensor]] = {}
+
+    def touches(self, site: Site) -> bool:
+        return site in self._z
+
+    def start(self, subject: Subject, batch: Batch) -> None:
+        self._z.clear()
+
+    def on_call(self, call: AttentionCall) -> None:
+        if not (_has(call, self._queries, True) and _has(call, self._keys, False)):
+            return
+        z = edited_z(call, knock_out("*", self._queries, self._keys))
+        self._z.setdefault(call.site, []).append(z)
+
+    def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
+        parts = self._z.get(site)
+        if parts is None:  # nothing to forbid here: the head stays as it is
+            return recorded.z[site]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _has(call: AttentionCall, role: str, is_query: bool) -> bool:
+    """Whether a call has queries (or keys) of a role."""
+    index = call.query_index if is_query else call.key_index
+    if call.roles is None or index is None:
+        return False
+    return bool((call.roles(is_query)[index.cpu()] == ROLES.index(role)).any())
