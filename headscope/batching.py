@@ -32,9 +32,14 @@ def batches(
     does not fit into memory shows at once. An example that cannot be prepared (it does not
     decode, is too long) is handed to ``skip`` with the reason, and the rest of its batch goes on.
     """
-    ordered = sorted(examples, key=_length, reverse=True)
+    ordered = longest_first(examples)
     for start in range(0, len(ordered), batch_size):
         yield from _prepared(subject, ordered[start : start + batch_size], skip)
+
+
+def longest_first(examples: Sequence[Example]) -> list[Example]:
+    """The order of `batches`: most images, then longest text first."""
+    return sorted(examples, key=_length, reverse=True)
 
 
 def _prepared(subject: Subject, group: Sequence[Example], skip: Skip) -> Iterator[Batch]:

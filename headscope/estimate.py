@@ -7,17 +7,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headscope.batching import batches
+from headscope.batching import batches, longest_first
 from headscope.plan import Options
 from headscope.runs import read_all
-from headscope.scoring import chosen_measures, new_engine, score_batch
+from headscope.scorer import Scorer
 
 if TYPE_CHECKING:
+    from probes.inputs import Example
     from probes.subject import Subject
 
 _COUNTED_AS = ("numerator", "denominator", "null_numerator", "null_denominator")
 _SETTLED = 3
-"""Batches timed: the first warms caches, the median speaks for the rest."""
+"""Batches timed: the first warms caches, the median speaks for the rest. With studies one batch
+is many forwards, and one is enough."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,24 @@ class Estimate:
 
 def estimate(subject: Subject, data: str, how: Options) -> Estimate:
     """Sizes, memory and time of a scoring, after running its first batches."""
-    measures = chosen_measures(how.measures)
-    engine = new_engine(subject, measures)
+    scorer = Scorer.make(subject, how)
     examples, _ = read_all(subject, data, how)
     seconds, columns, scored = [], 0, set()
-    for batch in batches(subject, examples, how.batch_size, lambda example, reason: None):
+    some = longest_first(examples)[: max(how.batch_size * _SETTLED, how.draws + 1)]
+
+    def skip(example: Example, reason: str) -> None:
+        return
+
+    started = time.perf_counter()
+    scorer.begin(lambda: batches(subject, some, how.batch_size, skip))
+    first_passes = (time.perf_counter() - started) / max(len(some), 1)
+    for batch in batches(subject, some, how.batch_size, skip):
         started = time.perf_counter()
-        scores = score_batch(subject, engine, batch)
+        scores = scorer.score(batch)
         seconds.append((time.perf_counter() - started) / batch.size)
         columns = max(columns, len(scores.columns))
         scored |= {column.measure for column in scores.columns}
-        if len(seconds) == _SETTLED:
+        if len(seconds) == (1 if scorer.studies else _SETTLED):
             break
     if not seconds:
         raise ValueError(f"None of the {len(examples)} examples of {data!r} can be prepared.")
@@ -85,9 +94,21 @@ def estimate(subject: Subject, data: str, how: Options) -> Estimate:
         measures=len(scored),
         columns=columns,
         memory_bytes=_peak_memory(subject),
-        seconds=sorted(seconds)[len(seconds) // 2] * len(examples),
+        seconds=(sorted(seconds)[len(seconds) // 2] * _with_sets(scorer) + first_passes)
+        * len(examples),
         journal_bytes=len(examples) * columns * 8 * len(_COUNTED_AS),
     )
+
+
+def _with_sets(scorer: Scorer) -> float:
+    """How much longer a study of single heads takes for the sets of heads that it judges after."""
+    from analysis.importance.confirmation import runs_of_sets
+
+    if not any(study.name == "importance" for study in scorer.studies):
+        return 1.0
+    sites = scorer.subject.layout.sites
+    heads = sum(site.heads for site in sites)
+    return 1 + runs_of_sets(heads) / (heads + len(sites))
 
 
 def _peak_memory(subject: Subject) -> int:

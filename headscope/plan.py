@@ -33,7 +33,11 @@ class AskedWrongly(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to score. `batch_size` changes values by rounding only, `seed` only the intervals."""
+    """How to score. `batch_size` changes values by rounding only, `seed` only the intervals (and
+    what studies draw).
+
+    From `effect` on they are for studies: see `analysis.importance.study.StudyOptions`.
+    """
 
     measures: str = "all"
     limit: int | None = None
@@ -41,9 +45,15 @@ class Options:
     seed: int = 0
     replicates: int = 200
     strict: bool = False
+    effect: str = ""
+    ablation: str = "mean"
+    label: str = ""
+    draws: int = 5
+    copies: int = 1
+    graddrop: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "replicates"):
+        for name in ("limit", "batch_size", "replicates", "draws", "copies"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")
@@ -51,7 +61,12 @@ class Options:
 
 
 def make_plan(
-    subject: Subject, data: str, examples: Sequence[Example], measures: Sequence[str], how: Options
+    subject: Subject,
+    data: str,
+    examples: Sequence[Example],
+    measures: Sequence[str],
+    studies: Sequence[str],
+    how: Options,
 ) -> dict[str, Any]:
     """The plan of a run; two runs with equal plans give equal tables."""
     from analysis.run_files import SCHEMA
@@ -81,6 +96,8 @@ def make_plan(
             "digest": data_digest(examples),
         },
         "measures": list(measures),
+        "studies": list(studies),
+        **({"study_options": _study_options(how)} if studies else {}),
         "limit": how.limit,
         "batch_size": how.batch_size,
         "seed": how.seed,
@@ -88,6 +105,11 @@ def make_plan(
         "shard_size": size,
         "shards": -(-len(examples) // size),
     }
+
+
+def _study_options(how: Options) -> dict[str, Any]:
+    names = ("effect", "ablation", "label", "draws", "graddrop")
+    return {name: getattr(how, name) for name in names}
 
 
 def versions() -> dict[str, str]:

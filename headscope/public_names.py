@@ -20,6 +20,7 @@ PUBLIC = {
     "figures": "dashboard.figures",
     "load": "probes.loading:load",
     "open_run": "analysis.run_folder:open_run",
+    "patch": "headscope.patching:patch",
     "score": "headscope.scoring:score",
 }
 """Public name -> module, or module and the name in it."""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headscope.batching import batches
 from headscope.plan import Options, make_plan
-from headscope.scoring import (
-    chosen_measures,
-    named_measures,
-    new_engine,
-    refuse_inapplicable,
-    score_batch,
-)
+from headscope.scorer import Scorer
+from headscope.scoring import refuse_inapplicable, score_batch
 
 if TYPE_CHECKING:
-    from analysis.engine import Engine
     from analysis.run_folder import Run, RunFolder
     from analysis.scores import BatchScores
-    from probes.inputs import Example
+    from probes.inputs import Batch, Example
     from probes.subject import Subject
 
 Progress = Callable[[int, int, int], None]
@@ -50,15 +44,17 @@ def score_run(
     from analysis.run_folder import RunFolder, open_run
 
     how = how or Options()
-    measures = chosen_measures(how.measures)
-    engine = new_engine(subject, measures)
+    scorer = Scorer.make(subject, how)
     examples, unfit = read_all(subject, data, how)
-    _refuse_inapplicable(subject, engine, examples, how)
-    plan = make_plan(subject, data, examples, [measure.name for measure in measures], how)
+    _refuse_inapplicable(scorer, examples, how)
+    measures = [measure.name for measure in scorer.measures]
+    studies = [study.name for study in scorer.studies]
+    plan = make_plan(subject, data, examples, measures, studies, how)
     with RunFolder.begin(out, plan, resume) as folder:
         started = time.monotonic()
-        _score_shards(subject, engine, examples, folder, how, progress)
-        _finish(subject, folder, examples, unfit, time.monotonic() - started)
+        scorer.begin(lambda: batches(subject, examples, how.batch_size, _ignored))
+        _score_shards(scorer, examples, folder, how, progress)
+        _finish(scorer, folder, examples, unfit, how, started)
     return open_run(out)
 
 
@@ -73,24 +69,20 @@ def read_all(
     return list(read_examples(data, subject.kind, how.limit, note)), unfit
 
 
-def _refuse_inapplicable(
-    subject: Subject, engine: Engine, examples: Sequence[Example], how: Options
-) -> None:
+def _refuse_inapplicable(scorer: Scorer, examples: Sequence[Example], how: Options) -> None:
     """Score one batch before anything is written, if measures were asked for by name."""
     from analysis.tally import Tally
 
-    named = named_measures(how.measures)
-    if named:
-        for batch in batches(subject, examples, how.batch_size, lambda example, reason: None):
+    if scorer.named and scorer.engine is not None:
+        for batch in batches(scorer.subject, examples, how.batch_size, _ignored):
             tally = Tally(replicates=1)
-            tally.add(score_batch(subject, engine, batch))
-            refuse_inapplicable(named, tally, subject.name)
+            tally.add(score_batch(scorer.subject, scorer.engine, batch))
+            refuse_inapplicable(scorer.named, tally, scorer.subject.name)
             return
 
 
 def _score_shards(
-    subject: Subject,
-    engine: Engine,
+    scorer: Scorer,
     examples: Sequence[Example],
     folder: RunFolder,
     how: Options,
@@ -113,40 +105,64 @@ def _score_shards(
         parts: list[BatchScores] = []
         note = _note(skipped, how.strict)
         mine = examples[shard * size : (shard + 1) * size]
-        for batch in batches(subject, mine, how.batch_size, note):
-            parts.append(score_batch(subject, engine, batch))
+        for batch in batches(scorer.subject, mine, how.batch_size, note):
+            parts += _scored(scorer, batch, note)
             report(sum(len(part.examples) for part in parts) + len(skipped), len(skipped))
-        _record(folder, shard, parts, skipped)
+        _record(folder, shard, parts, skipped, scorer.study_measures)
         done += len(mine)
         skipped_before += len(skipped)
         report(0, 0)
 
 
+def _scored(
+    scorer: Scorer, batch: Batch, note: Callable[[Example, str], None]
+) -> list[BatchScores]:
+    """The scores of a batch, without examples in which studies find nothing to be read."""
+    from analysis.importance.readings import ReadingError
+
+    try:
+        return [scorer.score(batch)]
+    except ReadingError as error:
+        rest = [example for example in batch.examples if example.id != error.example_id]
+        if error.example_id is None or len(rest) == batch.size:
+            raise
+        (bad,) = (example for example in batch.examples if example.id == error.example_id)
+        note(bad, str(error).removeprefix(f"Example {bad.id!r}").lstrip(": "))
+        return _scored(scorer, scorer.subject.prepare(examples=rest), note) if rest else []
+
+
 def _record(
-    folder: RunFolder, shard: int, parts: Sequence[BatchScores], skipped: list[dict[str, str]]
+    folder: RunFolder,
+    shard: int,
+    parts: Sequence[BatchScores],
+    skipped: list[dict[str, str]],
+    study_measures: Mapping[str, list[str]],
 ) -> None:
     from analysis.scores import BatchScores
 
+    about: dict[str, Any] = {"scores": None, "skipped": skipped, "studies": dict(study_measures)}
     if not parts:
-        folder.journal.write(shard, {}, {"scores": None, "skipped": skipped})
+        folder.journal.write(shard, {}, about)
         return
-    tensors, about = BatchScores.merge(parts).to_tensors()
+    tensors, about["scores"] = BatchScores.merge(parts).to_tensors()
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    folder.journal.write(shard, arrays, {"scores": about, "skipped": skipped})
+    folder.journal.write(shard, arrays, about)
 
 
 def _finish(
-    subject: Subject,
+    scorer: Scorer,
     folder: RunFolder,
     examples: Sequence[Example],
     unfit: list[dict[str, str]],
-    seconds: float,
+    how: Options,
+    started: float,
 ) -> None:
     from analysis.run_folder import RunError
     from analysis.tally import tally_of
+    from headscope.importance_section import study_measures_of, write_section
     from headscope.kept_examples import keep_examples
 
-    journal = folder.journal
+    subject, journal = scorer.subject, folder.journal
     skipped = [item for s in journal.finished() for item in journal.about(s)["skipped"]]
     tally = tally_of(journal, folder.plan)
     if not tally.examples:
@@ -155,9 +171,14 @@ def _finish(
             f"{skipped[0]['reason']}"
         )
     bad = {item["id"] for item in skipped}
-    keep_examples(folder.path, subject, [e for e in examples if e.id not in bad])
+    good = [e for e in examples if e.id not in bad]
+    keep_examples(folder.path, subject, good)
+    if scorer.studies:
+        write_section(scorer, folder, tally, good, how)
     plan = folder.plan
-    heads = tally.heads(plan["data"]["inputs"], plan["layers"], plan["measures"])
+    costly = {name for names in study_measures_of(journal).values() for name in names}
+    streaming = tally.measures - costly
+    heads = tally.heads(plan["data"]["inputs"], plan["layers"], plan["measures"], streaming)
     folder.finish(
         heads,
         tally.profiles(),
@@ -165,15 +186,20 @@ def _finish(
             "n": tally.examples,
             "skipped": unfit + skipped,
             "measures": heads.measures,
+            "studies": study_measures_of(journal),
             "not_measured": tally.not_measured,
             "refused": [
                 {"path": refusal.path, "reason": refusal.reason}
                 for refusal in subject.layout.refusals
             ],
             "reliability": tally.reliability(),
-            "elapsed_seconds": round(seconds, 3),
+            "elapsed_seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def _ignored(example: Example, reason: str) -> None:
+    """What cannot be prepared is counted when its shard is scored."""
 
 
 def _note(skipped: list[dict[str, Any]], strict: bool) -> Callable[[Example, str], None]:

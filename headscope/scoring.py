@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,20 +29,37 @@ def score(
     seed: int = 0,
     replicates: int = 200,
     strict: bool = False,
+    effect: str | Sequence[str] = "",
+    ablation: str = "mean",
+    label: str = "",
+    draws: int = 5,
+    copies: int = 1,
+    graddrop: bool = False,
 ) -> HeadTable:
-    """The head table of a subject on some inputs, in one forward per batch.
+    """The head table of a subject on some inputs.
+
+    Streaming measures take one forward per batch. Costly groups run the model more often and are
+    named: ``importance`` and the other studies of `analysis.importance`.
 
     Args:
         subject: from `hs.load`.
         inputs: a batch, several batches, or data: the name of a bundled set, a folder of images,
             a text file, a JSONL.
         measures: ``"all"`` (every streaming measure that applies) or names, as a list or
-            separated by commas.
+            separated by commas; among them names of studies.
         limit: read at most so many examples of data.
         batch_size: examples per forward, for data.
-        seed: of the bootstrap; values do not depend on it.
+        seed: of the bootstrap, and of what studies draw; streaming values do not depend on it.
         replicates: of the bootstrap.
         strict: raise at the first example that cannot be used, instead of leaving it out.
+        effect: for studies: one or several of `analysis.importance.effects.EFFECTS`; default the
+            one that fits the model and the data.
+        ablation: for studies: ``zero``, ``mean``, ``mean:role``, ``resample``, ``uniform`` or
+            ``knock_out:QUERY->KEY`` with roles.
+        label: for studies: field of the data with the class, or ``predicted``.
+        draws: for studies: donors per example of resample ablation.
+        copies: for studies: ablated copies of a batch that are run at once.
+        graddrop: for `atp`: a backward per layer against cancellation.
 
     Returns:
         Values with 95 % intervals over examples, and each measure's null.
@@ -52,16 +69,23 @@ def score(
             data that cannot be read; NaN or infinity in the model, tower and layer named.
     """
     from analysis.tally import Tally
+    from headscope.scorer import Scorer
 
-    how = Options("all", limit, batch_size, seed, replicates, strict)
-    chosen = chosen_measures(measures)
-    named = named_measures(measures)
-    engine = new_engine(subject, chosen)
+    names = measures if isinstance(measures, str) else ",".join(measures)
+    effects = effect if isinstance(effect, str) else ",".join(effect)
+    how = Options(
+        names, limit, batch_size, seed, replicates, strict, effects, ablation, label, draws, copies,
+        graddrop,
+    )  # fmt: skip
+    scorer = Scorer.make(subject, how)
     tally = Tally(replicates=replicates, seed=seed)
     name = inputs_name(str(inputs)) if isinstance(inputs, (str, Path)) else ""
     reasons: list[str] = []
-    for batch in _batches_of(subject, inputs, how, reasons):
-        tally.add(score_batch(subject, engine, batch))
+    named = scorer.named
+    data = _data_of(subject, inputs, how, reasons, again=bool(scorer.studies))
+    scorer.begin(data)
+    for batch in data():
+        tally.add(scorer.score(batch))
         if named:
             refuse_inapplicable(named, tally, subject.name)
             named = []
@@ -70,31 +94,8 @@ def score(
             f"No example could be scored: {reasons[0]}" if reasons else "There was no batch."
         )
     layers = {tower: found.layers for tower, found in subject.towers.items()}
-    return tally.heads(name, layers, [measure.name for measure in chosen])
-
-
-def chosen_measures(measures: str | Sequence[str]) -> list[Any]:
-    """The measures that were asked for.
-
-    Raises:
-        AskedWrongly: a name is unknown.
-    """
-    from analysis.measures import select_measures
-
-    try:
-        return list(select_measures(_names(measures)))
-    except ValueError as error:
-        raise AskedWrongly(str(error)) from error
-
-
-def named_measures(measures: str | Sequence[str]) -> list[str]:
-    """Names of measures that were asked for one by one, beside or instead of ``"all"``."""
-    return [name for name in _names(measures) if name != "all"]
-
-
-def _names(measures: str | Sequence[str]) -> list[str]:
-    names = measures.split(",") if isinstance(measures, str) else measures
-    return [name.strip() for name in names if name.strip()]
+    heads = tally.heads(name, layers, [measure.name for measure in scorer.measures])
+    return scorer.with_lines(heads, name)
 
 
 def new_engine(subject: Subject, measures: Sequence[Any]) -> Engine:
@@ -133,20 +134,36 @@ def refuse_inapplicable(named: Iterable[str], tally: Tally, model: str) -> None:
             raise AskedWrongly(f"Measure {name!r} does not apply to {model}: {why}")
 
 
-def _batches_of(subject: Subject, inputs: Any, how: Options, reasons: list[str]) -> Iterator[Batch]:
+def _data_of(
+    subject: Subject, inputs: Any, how: Options, reasons: list[str], *, again: bool
+) -> Callable[[], Iterable[Batch]]:
+    """Gives the batches each time it is called; those that were given as such are kept for it."""
+    if isinstance(inputs, (str, Path)):
+        return _read_data(subject, inputs, how, reasons)
+    given = _given_batches(inputs)
+    if not again:
+        return lambda: given
+    kept = list(given)
+    return lambda: kept
+
+
+def _read_data(
+    subject: Subject, inputs: str | Path, how: Options, reasons: list[str]
+) -> Callable[[], Iterable[Batch]]:
+    from probes.readers import read_examples
+
+    def skip(example: Example, reason: str) -> None:
+        if how.strict:
+            raise ValueError(f"Example {example.id!r} cannot be scored: {reason}")
+        reasons.append(reason)
+
+    examples = list(read_examples(inputs, subject.kind, how.limit, skip))
+    return lambda: batches(subject, examples, how.batch_size, skip)
+
+
+def _given_batches(inputs: Batch | Iterable[Batch]) -> Iterator[Batch]:
     from probes.inputs import Batch
 
-    if isinstance(inputs, (str, Path)):
-        from probes.readers import read_examples
-
-        def skip(example: Example, reason: str) -> None:
-            if how.strict:
-                raise ValueError(f"Example {example.id!r} cannot be scored: {reason}")
-            reasons.append(reason)
-
-        examples = list(read_examples(inputs, subject.kind, how.limit, skip))
-        yield from batches(subject, examples, how.batch_size, skip)
-        return
     seen: set[str] = set()
     for number, batch in enumerate([inputs] if isinstance(inputs, Batch) else inputs):
         if not isinstance(batch, Batch):

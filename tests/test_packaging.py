@@ -89,6 +89,7 @@ def test_every_public_name_is_there_and_modules_do_not_shadow_them() -> None:
 
 
 def test_entry_points_and_the_lists_in_the_code_are_the_same() -> None:
+    from analysis.importance.study import BUILT_IN as studies
     from analysis.measures.registry import BUILT_IN as measures
     from probes.edits.apply import BUILT_IN as edits
     from probes.loading import _OURS as loaders
@@ -97,6 +98,7 @@ def test_entry_points_and_the_lists_in_the_code_are_the_same() -> None:
     assert POINTS["headscope.loaders"] == loaders
     assert POINTS["headscope.readers"] == readers
     assert POINTS["headscope.measures"] == measures
+    assert POINTS["headscope.studies"] == studies
     assert POINTS["headscope.edits"] == {
         name: f"{edit.__module__}:{edit.__name__}" for name, edit in edits.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headscope.cli.importance_report import print_importance, told_apart
 from headscope.cli.screen import (
     columns_of_terminal,
     print_json,
@@ -38,13 +39,20 @@ def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
         f"run    {run.path}  ({_state(run)})",
     )
     lines = summarise(run.heads) if run.shards[0] or run.finished else {}
+    if run.finished:
+        lines = {
+            tower: [row for row in rows if not told_apart(row)] for tower, rows in lines.items()
+        }
     if not every_variant:
         lines = {tower: shortened(rows) for tower, rows in lines.items()}
     for tower, rows in lines.items():
+        if not rows:
+            continue
         print_lines("")
         shown = heads_that_fit(rows, columns_of_terminal())
         cells = [row.cells(shown) for row in rows]
         print_table(tower_title(run.heads, tower), columns(shown), cells, wraps=False)
+    print_importance(run)
     if lines:
         print_lines("", *_legend(run, [row for rows in lines.values() for row in rows]))
     print_lines(*wrapped(_left_out(run)))
@@ -55,7 +63,7 @@ def _legend(run: Run, rows: Sequence[SummaryLine]) -> list[str]:
         "± is half of the 95 % bootstrap interval over examples. The null is the same measure",
         "with equal weight on every allowed key, or what its page in docs/measures says.",
     ]
-    if any(row.n < FEW_EXAMPLES for row in rows):
+    if any(0 < row.n < FEW_EXAMPLES for row in rows):
         lines.append(f"With fewer than {FEW_EXAMPLES} examples these intervals are too narrow.")
     if any(row.more for row in rows):
         lines.append(f"(+N): N more variants, with `headscope show {run.path} --all`.")
@@ -85,6 +93,11 @@ def _left_out(run: Run) -> list[str]:
         by_reason.setdefault((entry["tower"], why), []).append(entry["measure"])
     for (tower, why), names in by_reason.items():
         lines.append(f"Not measured in {tower}: {', '.join(names)}: {why}")
+    refused = (run.manifest or {}).get("refused", [])
+    for entry in refused[:_REASONS_SHOWN]:
+        lines.append(f"Not captured: {entry['path'] or 'the model'}: {entry['reason']}")
+    if len(refused) > _REASONS_SHOWN:
+        lines.append(f"  and {len(refused) - _REASONS_SHOWN} more, in manifest.json")
     for name, section in run.sections.items():
         lines.append(f"Section {name}: {'finished' if section.finished else 'unfinished'}.")
     altered = run.altered()

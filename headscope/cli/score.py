@@ -32,11 +32,44 @@ def score(
         ),
     ] = None,
     measures: Annotated[
-        str, typer.Option(help="Names separated by commas, or all: every one that applies.")
+        str,
+        typer.Option(
+            help="Names separated by commas; all: every streaming measure that applies. Costly "
+            "groups, such as importance, run the model more often and are named."
+        ),
     ] = "all",
+    effect: Annotated[
+        str,
+        typer.Option(
+            help="What a head's loss is told by: cross_entropy, probability, logit, margin, "
+            "accuracy, jsd, flip, cosine, layer_cosine, layer_jsd; several with commas. Default: "
+            "what fits."
+        ),
+    ] = "",
+    ablation: Annotated[
+        str,
+        typer.Option(
+            help="What stands in for a head: zero, mean, mean:role, resample, uniform, or "
+            "knock_out:text->image."
+        ),
+    ] = "mean",
+    label: Annotated[
+        str,
+        typer.Option(help="Field of the data with the class, or predicted: the model's own."),
+    ] = "",
+    draws: Annotated[int, typer.Option(help="Donors per example of resample ablation.")] = 5,
+    copies: Annotated[
+        int, typer.Option(help="Ablated copies of a batch run at once; more may pay on a GPU.")
+    ] = 1,
+    graddrop: Annotated[
+        bool, typer.Option("--graddrop", help="For atp: a backward per layer more.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap; values do not depend on it.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Of the bootstrap, and of what studies draw (donors, shuffled targets)."),
+    ] = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first example that cannot be scored.")
     ] = False,
@@ -58,12 +91,27 @@ def score(
 ) -> None:
     """Score every head of a model on some data."""
     from headscope.plan import AskedWrongly, Options, default_data, default_folder
-    from headscope.scoring import chosen_measures
+    from headscope.scorer import chosen_measures, chosen_studies, split_names
 
     if resume and out is None:
         raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
-    how = Options(measures, limit, batch_size, seed, strict=strict)
-    chosen_measures(measures)  # a misspelt name is said before the model is loaded
+    how = Options(
+        measures,
+        limit,
+        batch_size,
+        seed,
+        strict=strict,
+        effect=effect,
+        ablation=ablation,
+        label=label,
+        draws=draws,
+        copies=copies,
+        graddrop=graddrop,
+    )
+    streaming, studies = split_names(measures)
+    if streaming or not studies:
+        chosen_measures(streaming)  # a misspelt name is said before the model is loaded
+    chosen_studies(studies, how)
     subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
     data = data or default_data(subject)
     if dry_run:

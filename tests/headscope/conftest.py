@@ -2,7 +2,7 @@
 
 import pytest
 
-from headscope.scoring import chosen_measures
+from headscope.scorer import chosen_measures
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +16,5 @@ def subject():
 def few():
     """Measures that are quick and of different kinds; all of them apply to text."""
     names = "entropy,previous_token,z_norm"
-    assert len(chosen_measures(names)) == 3
+    assert len(chosen_measures(names.split(","))) == 3
     return names

@@ -9,9 +9,9 @@ import pytest
 from analysis import atomic_file
 from analysis.atomic_file import DiskFull
 from analysis.run_folder import RunError, open_run
-from headscope import runs
 from headscope.plan import AskedWrongly, Options
 from headscope.runs import score_run
+from headscope.scorer import Scorer
 from headscope.scoring import score
 
 
@@ -36,8 +36,8 @@ def small_shards(monkeypatch):
 
 
 def _stop_after(monkeypatch, batches, error):
-    """Make scoring raise after so many batches; the first of all is only tried."""
-    real, calls = runs.score_batch, []
+    """Make scoring raise after so many batches."""
+    real, calls = Scorer.score, []
 
     def stopped(*arguments):
         calls.append(arguments)
@@ -45,7 +45,7 @@ def _stop_after(monkeypatch, batches, error):
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(runs, "score_batch", stopped)
+    monkeypatch.setattr(Scorer, "score", stopped)
 
 
 def test_a_run_holds_what_the_design_says(subject, few, tmp_path):
@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_to_the_same_table(
     subject, texts, small_shards, tmp_path, monkeypatch, error
 ):
     whole = score_run(subject, texts, tmp_path / "whole", small_shards)
-    _stop_after(monkeypatch, 3, error)
+    _stop_after(monkeypatch, 2, error)
     with pytest.raises(type(error)):
         score_run(subject, texts, tmp_path / "cut", small_shards)
     monkeypatch.undo()
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_to_the_same_table(
 
 
 def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp_path, monkeypatch):
-    _stop_after(monkeypatch, 2, KeyboardInterrupt())
+    _stop_after(monkeypatch, 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         score_run(subject, texts, tmp_path / "run", small_shards)
     monkeypatch.undo()
@@ -120,7 +120,7 @@ def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp
 def test_resuming_with_other_weights_is_refused(
     subject, texts, small_shards, tmp_path, monkeypatch
 ):
-    _stop_after(monkeypatch, 2, KeyboardInterrupt())
+    _stop_after(monkeypatch, 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         score_run(subject, texts, tmp_path / "run", small_shards)
     monkeypatch.undo()
