@@ -7,7 +7,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ class Stopwatch:
                 }
             )
         return turns
+
+    def in_turn(
+        self, runs: Mapping[str, Run], repeats: int, *, warm: bool = True
+    ) -> list[dict[str, float]]:
+        """Wall seconds of each run by name; another one begins in each of the ``repeats`` turns.
+
+        Args:
+            warm: run each once before, not measured.
+        """
+        for run in runs.values() if warm else ():
+            run()
+        return [
+            {name: self.time(runs[name])[0] for name in rotated(list(runs), turn)}
+            for turn in range(repeats)
+        ]
 
     def _wait(self) -> None:
         if self.device.startswith("cuda"):
@@ -99,6 +115,27 @@ def _status(field: str) -> float:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/self/status must have a line {field}, it has none.")
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Spare the garbage collector what is there already: each measured run collects first."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The names in the order of a turn.
+
+    >>> [rotated(["a", "b"], turn) for turn in range(3)]
+    [['a', 'b'], ['b', 'a'], ['a', 'b']]
+    """
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
 
 
 def quartiles(values: Iterable[float]) -> tuple[float, float, float]:

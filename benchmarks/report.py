@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
+from importance_page import importance_section
 from measuring import quartiles, ratios
+from page_parts import machine_lines, machine_name, spread, table
 
 INTRODUCTION = """\
 # Benchmarks
 
 What watching the heads of a model costs, against the plain forward pass of the same model in the
-same process. This page is written by `benchmarks/capture.py`; do not edit it.
+same process; and, in sections of its own, what taking each head away costs. This page is written by
+`benchmarks/capture.py` and `benchmarks/importance.py`; do not edit it.
 
 - **Model**: GPT-2 small in size (12 layers x 12 heads x 64, 124 M weights, random), batch 1,
   token ids by Zipf's law with copied stretches. No logits are left out.
@@ -38,6 +41,8 @@ python benchmarks/capture.py --peers-python PEERS/bin/python      # with peers
 python benchmarks/capture.py --device cuda --dtype bfloat16 --lengths 4096 32768 \\
     --contenders plain z core all                                 # on a GPU; adds a section
 python benchmarks/help_time.py                                    # one part alone
+make bench MEASURE=importance                                     # taking heads away
+python benchmarks/importance.py --peers-python PEERS/bin/python   # with a peer
 ```
 """
 
@@ -51,14 +56,19 @@ def write(folder: Path) -> Path:
 
 
 def page_of(results: Iterable[dict[str, Any]]) -> str:
-    """The page for the results of one or several devices."""
-    return "\n".join([INTRODUCTION, *(_device_section(result) for result in results), AGAIN])
+    """The page for the results of one or several devices, of watching and of taking away."""
+    watched, taken = [], []
+    for result in results:
+        if "figures" in result:
+            watched.append(_device_section(result))
+        else:
+            taken.append(importance_section(result))
+    return "\n".join([INTRODUCTION, *watched, *taken, AGAIN])
 
 
 def _device_section(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    name = machine.get("gpu") or f"CPU, {machine['cores']} cores"
-    parts = [f"## {name}\n", _machine_lines(machine)]
+    parts = [f"## {machine_name(machine)}\n", machine_lines(machine)]
     timed = [figure for figure in result["figures"] if figure["quantity"] == "time"]
     peaks = [figure for figure in result["figures"] if figure["quantity"] == "memory"]
     settings = {(figure["length"], figure["threads"], figure["dtype"]) for figure in timed + peaks}
@@ -81,20 +91,6 @@ def _device_section(result: dict[str, Any]) -> str:
     if result.get("help"):
         parts.append(_help_section(result["help"]))
     return "\n".join(parts)
-
-
-def _machine_lines(machine: dict[str, Any]) -> str:
-    versions = [f"{name} {number}" for name, number in machine["versions"].items()]
-    lines = [
-        f"{machine['date']}; {machine['system']}, {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['memory']} GiB; "
-        f"load of the machine at the start {machine['load']}.",
-        f"Python {machine['python']}, {', '.join(versions)}.",
-    ]
-    if machine["peers"]:
-        peers = ", ".join(f"{name} {number}" for name, number in machine["peers"].items())
-        lines.append(f"Peers: {peers}.")
-    return "\n".join(lines) + "\n"
 
 
 def _capture_table(timed: Sequence[dict[str, Any]], peaks: Sequence[dict[str, Any]]) -> str:
@@ -195,27 +191,3 @@ def _help_section(entries: Any) -> str:
         return f"### Help\n\nnot run: {entries['failed']}\n"
     rows = [[f"`{e['command']}`", spread(e["seconds"], 3)] for e in entries]
     return "### Help of the command line, seconds\n\n" + table(["", "seconds"], rows)
-
-
-def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Median and, in brackets, the quartiles.
-
-    >>> spread([1.0, 1.5, 1.25, 1.125, 2.0])
-    '1.25 (1.12 to 1.50)'
-    """
-    low, middle, high = quartiles(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, numbers to the right.
-
-    >>> print(table(["", "s"], [["a", "1"]]), end="")
-    |  | s |
-    |---|---:|
-    | a | 1 |
-    """
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    text[1] = "|" + "|".join(lines[1]) + "|"
-    return "\n".join(text) + "\n"

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a script of the benchmark's folder, whose names are its own."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-
-    def load(name: str) -> ModuleType:
-        return __import__(name)
-
-    yield load
-    for name in set(sys.modules) - before:
-        found = getattr(sys.modules[name], "__file__", None)
-        if found and Path(found).parent == BENCHMARKS:
-            del sys.modules[name]
 
 
 def test_the_script_measures_a_toy_and_writes_the_page(bench: Any, tmp_path: Path) -> None:
