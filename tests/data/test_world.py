@@ -221,7 +221,7 @@ def test_pairs_of_scenes_say_what_is_there():
     ],
 )
 def test_models_tell_the_halves_of_pairs_apart(name, set_name):
-    from analysis.importance.pairs import pair_up
+    from analysis.importance.patches.pairs import pair_up
     from probes.loading import load as load_subject
     from probes.readers import read_examples
 
