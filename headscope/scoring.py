@@ -54,8 +54,8 @@ def score(
         strict: raise at the first example that cannot be used, instead of leaving it out.
         effect: for studies: one or several of `analysis.importance.effects.EFFECTS`; default the
             one that fits the model and the data.
-        ablation: for studies: ``zero``, ``mean``, ``mean:role``, ``resample``, ``uniform`` or
-            ``knock_out:QUERY->KEY`` with roles.
+        ablation: for studies: ``zero``, ``mean``, ``mean:role``, ``resample``, ``uniform``,
+            ``mean_pattern`` or ``knock_out:QUERY->KEY`` with roles.
         label: for studies: field of the data with the class, or ``predicted``.
         draws: for studies: donors per example of resample ablation.
         copies: for studies: ablated copies of a batch that are run at once.

@@ -35,7 +35,6 @@ BUILT_IN = {
     "weights": "analysis.importance.circuits.weights:weights",
     "vocabulary_roles": "analysis.importance.circuits.vocabulary_roles:vocabulary_roles",
 }
-ABLATIONS = ("zero", "mean", "mean:role", "resample", "uniform", "knock_out:QUERY->KEY")
 
 
 @dataclass(frozen=True)

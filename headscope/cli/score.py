@@ -49,8 +49,8 @@ def score(
     ablation: Annotated[
         str,
         typer.Option(
-            help="What stands in for a head: zero, mean, mean:role, resample, uniform, or "
-            "knock_out:text->image."
+            help="What stands in for a head: zero, mean, mean:role, resample, uniform, "
+            "mean_pattern or knock_out:text->image."
         ),
     ] = "mean",
     label: Annotated[

@@ -8,13 +8,14 @@ and knock-out keep the values and change only where the head looks.
 
 from analysis.importance.replacements.constant import Mean, Zero
 from analysis.importance.replacements.named import replacement_named
-from analysis.importance.replacements.pattern import KnockedOut, Uniform
+from analysis.importance.replacements.pattern import KnockedOut, MeanPattern, Uniform
 from analysis.importance.replacements.replacement import Replacement, positions_of, roles_of
 from analysis.importance.replacements.resample import Resample, matched_positions
 
 __all__ = [
     "KnockedOut",
     "Mean",
+    "MeanPattern",
     "Replacement",
     "Resample",
     "Uniform",

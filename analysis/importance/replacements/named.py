@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.importance.replacements.constant import Mean, Zero
-from analysis.importance.replacements.pattern import KnockedOut, Uniform
+from analysis.importance.replacements.pattern import KnockedOut, MeanPattern, Uniform
 from analysis.importance.replacements.replacement import Replacement
 from analysis.importance.replacements.resample import Resample
 from probes.tokens.map import ROLES
 
 
 def replacement_named(name: str, *, draws: int = 5, seed: int = 0) -> Replacement:
-    """``zero``, ``mean``, ``mean:role``, ``resample``, ``uniform``, ``knock_out:text->image``.
+    """``zero``, ``mean``, ``mean:role``, ``resample``, ``uniform``, ``mean_pattern``,
+    ``knock_out:text->image``.
 
     Raises:
         ValueError: none of these.
@@ -27,6 +28,7 @@ def replacement_named(name: str, *, draws: int = 5, seed: int = 0) -> Replacemen
         "mean:role": lambda: Mean(by_role=True),
         "resample": lambda: Resample(draws, seed),
         "uniform": Uniform,
+        "mean_pattern": MeanPattern,
     }
     if name in simple:
         return simple[name]()

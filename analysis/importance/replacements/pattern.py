@@ -11,13 +11,18 @@ from analysis.importance.replacements.replacement import Plain
 from probes.edits.at_call import edited_z
 from probes.edits.knock_out import knock_out
 from probes.heads import Site
+from probes.listening import listen
 from probes.tokens.map import ROLES
 
 if TYPE_CHECKING:
+    from analysis.importance.targets import Data
     from probes.attention_call import AttentionCall
     from probes.inputs import Batch
     from probes.replay import RecordedForward
     from probes.subject import Subject
+
+
+_PAD = ROLES.index("pad")
 
 
 class Uniform(Plain):
@@ -55,6 +60,63 @@ class Uniform(Plain):
                 flat = torch.matmul(weight, value)
                 parts.append(flat.repeat_interleave(group, 1) if group > 1 else flat)
         return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+class MeanPattern(Plain):
+    """The head's own mean pattern over the data; the values are kept.
+
+    Position by position, so all inputs must have one length.
+    """
+
+    joint = False
+    listens = True
+    name = "mean_pattern"
+
+    def __init__(self) -> None:
+        self._sums: dict[Site, Tensor] = {}
+        self._counts: dict[Site, int] = {}
+        self._z: dict[Site, Tensor] = {}
+
+    def begin(self, subject: Subject, data: Data) -> None:
+        """Add up every head's pattern.
+
+        Raises:
+            ValueError: inputs differ in length, or are padded.
+        """
+        self._sums.clear()
+        self._counts.clear()
+        for batch in data():
+            for tower, tokens in batch.tokens.towers.items():
+                if bool((tokens.role == _PAD).any()):
+                    raise ValueError(_of_one_length(tower))
+            with listen(subject, batch, self._add):
+                subject.forward(batch)
+
+    def _add(self, call: AttentionCall) -> None:
+        total = call.pattern().double().sum(0)
+        known = self._sums.get(call.site)
+        if known is not None and known.shape != total.shape:
+            raise ValueError(_of_one_length(call.site.tower))
+        self._sums[call.site] = total if known is None else known + total
+        self._counts[call.site] = self._counts.get(call.site, 0) + call.batch
+
+    def start(self, subject: Subject, batch: Batch) -> None:
+        self._z.clear()
+
+    def on_call(self, call: AttentionCall) -> None:
+        mean = (self._sums[call.site] / self._counts[call.site]).float()
+        value = call.value.float().repeat_interleave(call.heads // call.kv_heads, 1)
+        self._z[call.site] = torch.matmul(mean, value).transpose(1, 2)
+
+    def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
+        return self._z[site].to(recorded.z[site].dtype)
+
+
+def _of_one_length(tower: str) -> str:
+    return (
+        f"A mean pattern must be taken over inputs of one length, and those of {tower} differ. "
+        "Choose `--ablation uniform`, or inputs of one length."
+    )
 
 
 class KnockedOut(Plain):
