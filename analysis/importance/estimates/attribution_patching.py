@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from analysis.importance.estimates.attention_means import AttentionMeans
 from analysis.importance.estimates.curvature import second_order
 from analysis.importance.estimates.node_sums import node_sums, z_sums
 from analysis.importance.estimates.objectives import BatchObjectives, Objectives, kept_settings
-from analysis.importance.replacements import Replacement, replacement_named
+from analysis.importance.replacements import Replacement, mean_change, replacement_named
 from analysis.importance.score_sheet import ScoreSheet
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
@@ -92,7 +92,7 @@ class AttributionPatching:
             no_gates = "A model of one block has no other block that gradients could go around."
         objectives = self.objectives.of(batch, forward.output, positions)
         sheet = ScoreSheet(batch, objectives.reading.counts)
-        changes = {site: self._change(forward, site) for site in forward.z}
+        changes = {site: mean_change(self.replacement, forward, site) for site in forward.z}
         prefixes = (*PREFIXES, "atp_graddrop") if self.options.graddrop else PREFIXES
         reasons = self.objectives.reasons(subject.towers, *prefixes)
         for effect in self.objectives.effects:
@@ -126,16 +126,6 @@ class AttributionPatching:
     @property
     def _of_attention(self) -> str:
         return "zero" if self.options.ablation in ("zero", "uniform") else "mean"
-
-    def _change(self, forward: ZForward, site: Site) -> Tensor:
-        """``z - z'``, averaged over the replacement's draws: the estimate is linear in it."""
-        z, draws = forward.z[site], self.replacement.draws
-        # A replacement asks for nothing but the batch and z of what was recorded.
-        recorded = cast("Any", forward)
-        other = sum(
-            self.replacement.values(recorded, site, draw).float() / draws for draw in range(draws)
-        )
-        return z.float() - other
 
     def _stand_in(self, call: AttentionCall, part: str) -> Tensor:
         if self._of_attention == "zero":

@@ -20,20 +20,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from analysis.importance.readings import Reading
-from analysis.importance.replacements import Replacement, replacement_named
+from analysis.importance.replacements import Replacement, mean_change, replacement_named
 from analysis.importance.score_sheet import ScoreSheet
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import PREDICTED, Data, Reader
 from analysis.scores import BatchScores
 from probes.direct.direct_path import DirectContributions, contributions_to
 from probes.direct.residual_path import PathError
-from probes.heads import Site
 from probes.listening import listen
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Direct:
         for site in found[0].gradient:
             added = [one.head_sums[site] for one in found]
             sheet.add(site, "direct_logit", "logits", added[0], _second(added))
-            change = self._change(found[0], site)
+            change = mean_change(self.replacement, found[0], site)
             lost = [one.summed((change * one.gradient[site]).sum(-1)) for one in found]
             sheet.add(site, "direct_effect_logit", "logits", lost[0], _second(lost), variant)
         self.account.add(found[0], counts)
@@ -151,16 +150,6 @@ class Direct:
         heard = listen(subject, batch, self.replacement.on_call) if listens else nullcontext()
         with heard:
             return contributions_to(subject, batch, metrics)
-
-    def _change(self, found: DirectContributions, site: Site) -> Tensor:
-        """``z - z'``, averaged over the replacement's draws: the effect is linear in it."""
-        z, draws = found.z[site], self.replacement.draws
-        # A replacement asks for nothing but the batch and z of what was recorded.
-        recorded = cast("Any", found)
-        other = sum(
-            self.replacement.values(recorded, site, draw).float() / draws for draw in range(draws)
-        )
-        return z.float() - other
 
 
 def logit_metric(reading: Reading, output: Any, *, null: bool = False) -> Tensor:

@@ -9,7 +9,12 @@ and knock-out keep the values and change only where the head looks.
 from analysis.importance.replacements.constant import Mean, Zero
 from analysis.importance.replacements.named import replacement_named
 from analysis.importance.replacements.pattern import KnockedOut, MeanPattern, Uniform
-from analysis.importance.replacements.replacement import Replacement, positions_of, roles_of
+from analysis.importance.replacements.replacement import (
+    Replacement,
+    mean_change,
+    positions_of,
+    roles_of,
+)
 from analysis.importance.replacements.resample import Resample, matched_positions
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "Uniform",
     "Zero",
     "matched_positions",
+    "mean_change",
     "positions_of",
     "replacement_named",
     "roles_of",

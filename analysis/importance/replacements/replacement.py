@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -73,6 +73,19 @@ class Plain:
 
     def start(self, subject: Subject, batch: Batch) -> None:
         return
+
+
+def mean_change(replacement: Replacement, found: Any, site: Site) -> Tensor:
+    """Float32 ``[batch query head value_width]``: z minus what replaces it, the mean over draws.
+
+    Enough wherever what is asked is linear in the change.
+
+    Args:
+        found: anything that has ``batch`` and ``z`` by site; a replacement asks for nothing else.
+    """
+    z, draws = found.z[site], replacement.draws
+    other = sum(replacement.values(found, site, draw).float() / draws for draw in range(draws))
+    return z.float() - other
 
 
 def roles_of(batch: Batch, site: Site, z: Tensor) -> Tensor | None:

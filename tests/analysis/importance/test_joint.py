@@ -45,7 +45,7 @@ def loss_and_right(subject: Subject, batch: object, *changes: object) -> tuple[l
     """Per example: sum of log p of the next tokens, number right, and how many."""
     with edit(subject, *changes):  # type: ignore[arg-type]
         logits = subject.forward(batch).logits.log_softmax(-1)  # type: ignore[arg-type]
-    ids, mask = batch.tensors["input_ids"], batch.tensors["attention_mask"]  # type: ignore
+    ids, mask = batch.tensors["input_ids"], batch.tensors["attention_mask"]
     good, right, count = [], [], []
     for row in range(len(ids)):
         first = int((mask[row] == 0).sum())
@@ -85,7 +85,7 @@ def test_mean_replacement_of_several_layers_at_once(subject: Subject, batches: l
     frame = effects_of_sets(subject, lambda: batches, SETS, ablation).frame()
     sites = {head.site for head in SETS[0]}
     assert ablation.replacement is not None
-    means = {str(site): ablation.replacement.mean(site).float() for site in sites}  # type: ignore
+    means = {str(site): ablation.replacement.mean(site).float() for site in sites}
     lost, count = 0.0, 0
     for batch in batches:
         intact = loss_and_right(subject, batch, edits.scale("L0H0", 1.0))

@@ -45,7 +45,7 @@ def patterns_alone(subject: Subject) -> list[Tensor]:
     found = []
     for batch in batches(subject, 1):
         seen = capture(subject, batch, patterns="language.*")
-        found.append(torch.cat([seen.pattern(f"L{layer}")[0] for layer in range(3)]))  # type: ignore
+        found.append(torch.cat([seen.pattern(f"L{layer}")[0] for layer in range(3)]))
     return found
 
 
@@ -134,7 +134,7 @@ def test_cka_equals_that_of_contributions(subject: Subject) -> None:
     for batch in batches(subject, 1):
         seen = capture(subject, batch, z="language.*")
         for layer in range(3):
-            weight = subject.model.model.layers[layer].self_attn.o_proj.weight  # type: ignore
+            weight = subject.model.model.layers[layer].self_attn.o_proj.weight
             for head in range(6):
                 part = weight.detach()[:, head * 10 : head * 10 + 10]
                 written.setdefault(layer * 6 + head, []).append(
