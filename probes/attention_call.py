@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from probes.heads import Site
 from probes.masks import MASKED_SCORE, AttentionMask
+
+if TYPE_CHECKING:
+    from probes.moment import Moment
 
 TILE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Pattern entries per tile. On a CPU a tile and its few copies should stay in the cache."""
@@ -108,8 +112,8 @@ class AttentionCall:
     pattern_edits: list[TileEdit] = field(default_factory=list)
     compute_dtype: torch.dtype | None = None
     """What the kernel casts to under autocast; queries and keys are rounded to it first."""
-    roles: Callable[[bool], Tensor] | None = None
-    """Gives the role of every flat position of the query's (True) or the key's (False) tower."""
+    moment: Moment | None = None
+    """What all layers of this forward share: batch, token map."""
     counting: bool = False
     """Whether edits count what they touch: once per call, not for every reading of its tiles."""
 
@@ -164,6 +168,11 @@ class AttentionCall:
     def last_tile(self) -> Tile:
         """The last query of every row: what the next token is decided on."""
         return self._tile(slice(0, self.batch), slice(self.queries - 1, self.queries))
+
+    def pattern_of(self, rows: slice) -> Tensor:
+        """Float32 ``[batch head row key]``: some query rows, after all edits, over all keys."""
+        tile = self._tile(slice(0, self.batch), rows)
+        return torch.nn.functional.pad(tile.pattern, (0, self.keys - tile.keys))
 
     def pattern(self, heads: Sequence[int] | None = None) -> Tensor:
         """Float32 ``[batch head query key]``: the whole pattern, all heads or the given ones."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.inputs import Batch, InputError
-from probes.listening import announced
+from probes.listening import announced, logits_processors
 from probes.padding import pad_id
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def generate(subject: Subject, batch: Batch, max_new_tokens: int, **settings: An
     if not settings["do_sample"]:
         settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
     settings.setdefault("pad_token_id", pad_id(subject.tokenizer or model.generation_config))
+    processors = logits_processors(subject, batch)
+    if processors:
+        settings["logits_processor"] = [*settings.get("logits_processor", ()), *processors]
     with subject.evaluating(), torch.no_grad(), announced(subject, batch, max_new_tokens):
         made = model.generate(**tensors, max_new_tokens=max_new_tokens, **settings)
     sequences = made if isinstance(made, Tensor) else made.sequences

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probes.heads import Site
 from probes.tap import Attached, CallListener, Tap, TapError
@@ -49,11 +49,32 @@ def announced(subject: Subject, batch: Batch | None, generated: int = 0) -> Iter
     if tap is None or batch is None:
         yield
         return
-    tap.whereabouts.begin(batch.tokens, batch.size or None, generated)
+    if tap.whereabouts.batch is not batch:  # `capture` announces, and so does the forward in it
+        _run_before(tap, batch, generated)
+    tap.whereabouts.begin(batch, generated)
     try:
         yield
     finally:
         tap.whereabouts.end()
+
+
+def _run_before(tap: Tap, batch: Batch, generated: int) -> None:
+    """Let methods look at a batch before its first forward; each sees the model without itself."""
+    for attached in tap.acting:
+        if attached.before is not None:
+            attached.pause(True)
+            try:
+                attached.before(batch, generated)
+            finally:
+                attached.pause(False)
+
+
+def logits_processors(subject: Subject, batch: Batch) -> list[Any]:
+    """What attached methods do to next-token logits while this batch is continued."""
+    tap = _local.__dict__.get("taps", {}).get(id(subject.model))
+    if tap is None:
+        return []
+    return [attached.logits(batch) for attached in tap.acting if attached.logits is not None]
 
 
 def _forget_if_idle(subject: Subject, tap: Tap) -> None:

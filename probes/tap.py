@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from probes.attention_call import AttentionCall
-from probes.edits.at_call import BoundEdit, edit_call, edit_z_of
-from probes.edits.edit import EditPlace
+from probes.edits.at_call import BoundEdit, edit_call, edit_hooked_z
 from probes.heads import Site
 from probes.interception import AttentionMode, FollowedSoftmax, Surroundings
 from probes.layout import Layout, SiteLayout
 from probes.module_stack import ModuleStack
 from probes.observation import autocast_dtype
 from probes.raw_attention import RawAttention
+from probes.residual_stream import ResidualHooks, ResidualListener
 from probes.whereabouts import Whereabouts
+
+if TYPE_CHECKING:
+    from probes.edits.matched_random import MatchedRandom
+    from probes.inputs import Batch
 
 CallListener = Callable[[AttentionCall], None]
 ZListener = Callable[[Site, Tensor, int], None]
@@ -41,14 +45,41 @@ class TapError(RuntimeError):
 
 @dataclass(eq=False)
 class Attached:
-    """What one ``with`` block adds to the tap."""
+    """What one ``with`` block adds to the tap.
+
+    Attributes:
+        on_residual: gets the residual stream as it enters the block of a site.
+        on_block_output: gets it as it leaves.
+        control: put in the place of these edits, with changes of the same size.
+        before: called with every batch that is announced, before its first forward, and with the
+            number of tokens that may be generated. Nothing of ``paused_with`` acts meanwhile.
+        logits: makes a processor of next-token logits, for generation.
+        paused: whether it sees and does nothing for now.
+    """
 
     sites: frozenset[Site]
     on_call: CallListener | None = None
     on_z: ZListener | None = None
+    on_residual: ResidualListener | None = None
+    on_block_output: ResidualListener | None = None
     edits: tuple[BoundEdit, ...] = ()
+    control: MatchedRandom | None = None
+    before: Callable[[Batch, int], None] | None = None
+    logits: Callable[[Batch], Any] | None = None
+    paused: bool = False
+    paused_with: tuple[Attached, ...] = ()
     heard: set[Site] = field(default_factory=set)
     proven: set[Site] = field(default_factory=set)
+
+    def pause(self, paused: bool) -> None:
+        """Stop acting, or go on, together with ``paused_with``."""
+        self.paused = paused
+        for other in self.paused_with:
+            other.paused = paused
+
+    @property
+    def watches_residual(self) -> bool:
+        return self.on_residual is not None or self.on_block_output is not None
 
 
 class Tap:
@@ -59,6 +90,8 @@ class Tap:
         self.attached: list[Attached] = []
         self.whereabouts = Whereabouts()
         self._mode: AttentionMode | None = None
+        self._residual: ResidualHooks | None = None
+        self._blocks: frozenset[str] = frozenset()
         self._stack: ModuleStack | None = None
         self._handles: list[Any] = []
         self._hooked = {
@@ -86,11 +119,24 @@ class Tap:
         self.attached.clear()
         self._configure()
 
+    @property
+    def acting(self) -> list[Attached]:
+        """What is attached and not paused."""
+        return [attached for attached in self.attached if not attached.paused]
+
     def _configure(self) -> None:
         needs_mode = any(self._needs_mode(a) for a in self.attached)
-        if self._stack is not None and (not self.attached or needs_mode != bool(self._mode)):
+        blocks = frozenset(
+            self.layout.anatomy.blocks[site].path
+            for attached in self.attached
+            if attached.watches_residual
+            for site in attached.sites
+        )
+        changed = needs_mode != bool(self._mode) or blocks != self._blocks
+        if self._stack is not None and (not self.attached or changed):
             self._stop()
         if self.attached and self._stack is None:
+            self._blocks = blocks
             self._start(needs_mode)
 
     def _needs_mode(self, attached: Attached) -> bool:
@@ -104,7 +150,8 @@ class Tap:
 
     def _start(self, needs_mode: bool) -> None:
         projections = set(self._hooked.values())
-        self._stack = ModuleStack(self.model, {*self._by_path, *projections, *self._softmaxes})
+        followed = {*self._by_path, *projections, *self._softmaxes, *self._blocks}
+        self._stack = ModuleStack(self.model, followed)
         self._stack.__enter__()
         self.whereabouts.follow(self._stack)
         thread = threading.get_ident()
@@ -113,6 +160,9 @@ class Tap:
             hook = self._projection_hook(path, sites, thread)
             module = self.model.get_submodule(path)
             self._handles.append(module.register_forward_pre_hook(hook))
+        if self._blocks:
+            self._residual = ResidualHooks(self.model, self.layout, self._blocks)
+            self._residual.start(self._stack, lambda: self.acting, lambda: self.whereabouts.step)
         if needs_mode:
             self._mode = AttentionMode(
                 self._receive, self._surroundings, lambda: self.whereabouts.examples
@@ -126,6 +176,10 @@ class Tap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._residual is not None:
+            self._residual.stop()
+            self._residual = None
+        self._blocks = frozenset()
         if self._stack is not None:
             self._stack.__exit__(None, None, None)
             self._stack = None
@@ -156,7 +210,11 @@ class Tap:
             return None  # a softmax beside the attention, such as a dynamic convolution's kernel
         inside = self._stack.next_inside()
         place = self._locate(inside)
-        if place is None or not any(place.site in a.sites for a in self.attached):
+        if place is None or not any(
+            place.site in a.sites
+            for a in self.acting
+            if a.on_call is not None or a.on_z is not None or a.edits
+        ):
             return None
         first_head = 0
         if place.rule == "heads":
@@ -167,7 +225,7 @@ class Tap:
             self._offsets[place.site] = 0
         call = self._call(place, raw)
         self._prove(call, raw)
-        changed = edit_call(call, self._edits(), first_head)
+        changed = self._edit(call, first_head)
         z = call.z
         if place.rule == "heads":
             self._gather(place, raw, call)
@@ -201,12 +259,12 @@ class Tap:
             key_index=key_index,
             key_tower=key_tower,
             step=here.step,
-            roles=here.roles(site.tower, key_tower),
+            moment=here.moment,
             compute_dtype=autocast_dtype(raw.z.device.type),
         )
 
     def _prove(self, call: AttentionCall, raw: RawAttention) -> None:
-        new = [a for a in self.attached if call.site in a.sites and call.site not in a.proven]
+        new = [a for a in self.acting if call.site in a.sites and call.site not in a.proven]
         if not new:
             return
         mismatch = call.spot_mismatch()
@@ -224,9 +282,14 @@ class Tap:
         for attached in new:
             attached.proven.add(call.site)
 
-    def _edits(self) -> Iterator[BoundEdit]:
-        for attached in self.attached:
-            yield from attached.edits
+    def _edit(self, call: AttentionCall, first_head: int) -> bool:
+        acting = self.acting
+        plain = [edit for a in acting if a.control is None for edit in a.edits]
+        changed = edit_call(call, plain, first_head)
+        for attached in acting:
+            if attached.control is not None:
+                changed |= attached.control.at_call(call, attached.edits, first_head)
+        return changed
 
     def _gather(self, place: SiteLayout, raw: RawAttention, call: AttentionCall) -> None:
         parts = self._parts[place.site]
@@ -245,7 +308,7 @@ class Tap:
         self._tell(call)
 
     def _tell(self, call: AttentionCall) -> None:
-        for attached in self.attached:
+        for attached in self.acting:
             if call.site not in attached.sites:
                 continue
             if attached.on_call is not None:
@@ -262,23 +325,35 @@ class Tap:
                 return None
             assert self._stack is not None
             site = sites[(self._stack.times_called[path] - 1) % len(sites)]
-            listening = [a for a in self.attached if a.on_z is not None and site in a.sites]
-            edits = [] if self._mode is not None else [e for e in self._edits() if site in e[1]]
-            if not listening and not edits:
+            acting = self.acting
+            listening = [a for a in acting if a.on_z is not None and site in a.sites]
+            editing = [a for a in acting if any(site in heads for _, heads, _ in a.edits)]
+            if self._mode is not None:
+                editing = []
+            if not listening and not editing:
                 return None
             place = self.layout.site(site)
             x = args[0]
             z = x.reshape(x.shape[0] if x.ndim > 2 else 1, -1, place.heads, place.value_width)
-            for edit, chosen, report in edits:
-                where = EditPlace(site, chosen[site], self.whereabouts.step, None)
-                z = edit_z_of(edit, z, chosen[site], where, report)
+            if editing:
+                z = self._edited(site, z, editing)
             for attached in listening:
                 attached.heard.add(site)
                 assert attached.on_z is not None
                 attached.on_z(site, z, self.whereabouts.step)
-            return (z.reshape(x.shape), *args[1:]) if edits else None
+            return (z.reshape(x.shape), *args[1:]) if editing else None
 
         return hook
+
+    def _edited(self, site: Site, z: Tensor, editing: list[Attached]) -> Tensor:
+        here = self.whereabouts
+        index = here.positions(site.tower, z.shape[0], z.shape[1], 0, False, z.device)
+        plain = [edit for a in editing if a.control is None for edit in a.edits]
+        z = edit_hooked_z(site, z, plain, here.moment, index)
+        for attached in editing:
+            if attached.control is not None:
+                z = attached.control.at_projection(site, z, attached.edits, here.moment, index)
+        return z
 
 
 def _heads_of_one_call(site: SiteLayout) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,11 @@ from torch import Tensor
 from probes.alignment import GROWING_TOWERS, flat_positions, tokens_while_generating
 from probes.masks import AttentionMask
 from probes.module_stack import ModuleStack
+from probes.moment import Moment
 from probes.tokens.map import TokenMap
+
+if TYPE_CHECKING:
+    from probes.inputs import Batch
 
 _MASKS_KEPT = 4
 
@@ -23,6 +26,7 @@ class _Running:
     examples: int | None
     generated: int
     first_forward: int
+    batch: Batch | None
 
 
 class Whereabouts:
@@ -42,11 +46,11 @@ class Whereabouts:
         self._stack = stack
         self._shared.clear()
 
-    def begin(self, tokens: TokenMap | None, examples: int | None, generated: int) -> None:
+    def begin(self, batch: Batch, generated: int) -> None:
         """A batch is about to run, and may generate so many tokens."""
-        if tokens is not None:
-            tokens = tokens_while_generating(tokens, generated)
-        self._running.append(_Running(tokens, examples, generated, self._forwards))
+        tokens = tokens_while_generating(batch.tokens, generated)
+        running = _Running(tokens, batch.size or None, generated, self._forwards, batch)
+        self._running.append(running)
         self._shared.clear()
 
     def end(self) -> None:
@@ -58,6 +62,20 @@ class Whereabouts:
     def examples(self) -> int | None:
         """Number of examples in the batch, None if nobody said."""
         return self._running[-1].examples if self._running else None
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that was announced last and is still running."""
+        return self._running[-1].batch if self._running else None
+
+    @property
+    def moment(self) -> Moment:
+        """This forward, as edits see it; the same object for all of its layers."""
+        shared = self._of_this_forward()
+        if "moment" not in shared:
+            generated = self._running[-1].generated if self._running else 0
+            shared["moment"] = Moment(self.batch, self.tokens, generated, self.step)
+        return shared["moment"]
 
     @property
     def tokens(self) -> TokenMap | None:
@@ -91,13 +109,6 @@ class Whereabouts:
             index = flat_positions(tokens, batch, length, offset=offset, last=last, packed=packed)
             shared[key] = None if index is None else index.to(device)
         return shared[key]
-
-    def roles(self, tower: str, key_tower: str) -> Callable[[bool], Tensor] | None:
-        """Gives the roles of all positions of the query's (True) or the key's (False) tower."""
-        tokens = self.tokens
-        if tokens is None or tower not in tokens or key_tower not in tokens:
-            return None
-        return lambda is_query: tokens[tower if is_query else key_tower].role
 
     def shared_mask(self, mask: AttentionMask) -> AttentionMask:
         """One mask object for all layers that were given the same tensor."""

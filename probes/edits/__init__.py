@@ -3,6 +3,7 @@
 from probes.edits.function import edit_pattern, edit_scores, edit_z
 from probes.edits.given import mean, replace
 from probes.edits.knock_out import knock_out
+from probes.edits.matched_random import matched_random
 from probes.edits.scale import scale, zero
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "edit_scores",
     "edit_z",
     "knock_out",
+    "matched_random",
     "mean",
     "replace",
     "scale",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from probes.edits.at_call import BoundEdit
 from probes.edits.edit import Edit, EditReport
-from probes.edits.function import edit_pattern, edit_scores, edit_z
-from probes.edits.given import mean, replace
-from probes.edits.knock_out import knock_out
-from probes.edits.scale import scale, zero
+from probes.edits.method import Method, Prepared
 from probes.heads import Head, Site, select_heads
 from probes.layout import SiteLayout
 from probes.listening import attach
@@ -20,46 +19,72 @@ from probes.tap import Attached, TapError
 if TYPE_CHECKING:
     from probes.subject import Subject
 
-BUILT_IN: dict[str, Callable[..., Edit]] = {
-    "scale": scale,
-    "zero": zero,
-    "mean": mean,
-    "replace": replace,
-    "knock_out": knock_out,
-    "edit_pattern": edit_pattern,
-    "edit_scores": edit_scores,
-    "edit_z": edit_z,
+GROUP = "headscope.edits"
+BUILT_IN = {
+    "scale": "probes.edits.scale:scale",
+    "zero": "probes.edits.scale:zero",
+    "mean": "probes.edits.given:mean",
+    "replace": "probes.edits.given:replace",
+    "knock_out": "probes.edits.knock_out:knock_out",
+    "edit_pattern": "probes.edits.function:edit_pattern",
+    "edit_scores": "probes.edits.function:edit_scores",
+    "edit_z": "probes.edits.function:edit_z",
+    "matched_random": "probes.edits.matched_random:matched_random",
 }
+"""Where the factory of each of our edits lives: what other packages bring is loaded by name."""
 
 
-def available_edits() -> dict[str, Callable[..., Edit]]:
-    """Edits by name: ours, and those that installed packages add (``headscope.edits``)."""
-    found: dict[str, Callable[..., Edit]] = dict(BUILT_IN)
-    for point in entry_points(group="headscope.edits"):
+def available_edits() -> dict[str, Callable[..., Edit | Method]]:
+    """Factories by name: ours, and those that installed packages add (``headscope.edits``)."""
+    found = {name: factory_of(name) for name in BUILT_IN}
+    for point in entry_points(group=GROUP):
         if point.name not in found:
             found[point.name] = point.load()
     return found
 
 
+def factory_of(name: str) -> Callable[..., Edit | Method]:
+    """What makes the edit of this name.
+
+    Raises:
+        ValueError: there is none; the sentence names those that there are.
+    """
+    if name in BUILT_IN:
+        module, _, factory = BUILT_IN[name].partition(":")
+        return getattr(import_module(module), factory)
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()
+    others = {point.name for point in entry_points(group=GROUP)}
+    known = ", ".join(sorted({*BUILT_IN, *others}))
+    raise ValueError(f"An edit must be one of {known}, got {name!r}.")
+
+
 @contextmanager
-def edit(subject: Subject, *edits: Edit | str, **parameters: Any) -> Iterator[list[EditReport]]:
+def edit(
+    subject: Subject, *edits: Edit | Method | str, **parameters: Any
+) -> Iterator[list[EditReport]]:
     """Change heads of a subject while the ``with`` block runs it, in this thread only.
 
     Args:
-        edits: edits such as ``scale("language.L3H5", 2.0)``, or one name with its parameters.
+        edits: edits such as ``scale("language.L3H5", 2.0)``, methods such as ``vhr(alpha=2)``, or
+            one name with its parameters.
 
     Yields:
         One report per edit: how often it fired and how many rows it touched.
 
     Raises:
         TapError: at the end of the block, if an edit never fired.
-        ValueError: a head that the model does not have, or an unknown edit.
+        ValueError: a head that the model does not have, an unknown edit, or a method that does
+            not apply to this model.
     """
-    made = [_made(item, parameters) for item in edits]
-    bound = tuple((item, *_bind(item, subject)) for item in made)
-    sites = frozenset(site for _, heads, _ in bound for site in heads)
-    reports = [report for _, _, report in bound]
-    with attach(subject, Attached(sites, edits=bound)):
+    reports = []
+    with ExitStack() as stack:
+        for item in edits:
+            attached, report = _ready(_made(item, parameters), subject)
+            reports.append(report)
+            for part in (attached, *attached.paused_with):
+                stack.enter_context(attach(subject, part))
         yield reports
     for report in reports:
         if not report.fired:
@@ -70,7 +95,7 @@ def edit(subject: Subject, *edits: Edit | str, **parameters: Any) -> Iterator[li
             )
 
 
-def _made(item: Edit | str, parameters: dict[str, Any]) -> Edit:
+def _made(item: Edit | Method | str, parameters: dict[str, Any]) -> Edit | Method:
     if not isinstance(item, str):
         if parameters:
             raise ValueError(
@@ -78,21 +103,48 @@ def _made(item: Edit | str, parameters: dict[str, Any]) -> Edit:
                 "edit object. Give them to the edit itself."
             )
         return item
-    known = available_edits()
-    if item not in known:
-        raise ValueError(f"An edit must be one of {', '.join(sorted(known))}, got {item!r}.")
-    return known[item](**parameters)
+    return factory_of(item)(**parameters)
 
 
-def _bind(item: Edit, subject: Subject) -> tuple[dict[Site, list[int]], EditReport]:
+def _ready(item: Edit | Method, subject: Subject) -> tuple[Attached, EditReport]:
+    """What is attached for an edit or method, and the one report that all its parts write to."""
+    prepared = item.on(subject) if isinstance(item, Method) else Prepared(edits=(item,))
+    chosen = [_chosen(edit, subject) for edit in prepared.edits]
+    heads = tuple(dict.fromkeys(head for heads in chosen for head in heads))
+    report = EditReport(item.label, heads)
+    own = report
+    if prepared.control is not None:
+        report, own = prepared.control.report, EditReport(item.label, heads)
+        report.heads = heads
+    bound: list[BoundEdit] = [
+        (edit, _by_site(heads), own) for edit, heads in zip(prepared.edits, chosen, strict=True)
+    ]
+    made = prepared.logits
+    logits = None if made is None else lambda batch: made(batch, report)
+    attached = Attached(
+        frozenset(head.site for head in heads),
+        edits=tuple(bound),
+        control=prepared.control,
+        before=prepared.before,
+        logits=logits,
+        paused_with=prepared.listeners,
+    )
+    return attached, report
+
+
+def _chosen(item: Edit, subject: Subject) -> list[Head]:
     heads = select_heads(item.heads, subject.towers)
     if item.stage == "scores":
         for site in {head.site for head in heads}:
             _refuse_mixed(item, subject.layout.site(site))
+    return heads
+
+
+def _by_site(heads: list[Head]) -> dict[Site, list[int]]:
     chosen: dict[Site, list[int]] = {}
     for head in heads:
         chosen.setdefault(head.site, []).append(head.head)
-    return chosen, EditReport(item.label, tuple(heads))
+    return chosen
 
 
 def _refuse_mixed(item: Edit, site: SiteLayout) -> None:

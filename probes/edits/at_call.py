@@ -9,6 +9,7 @@ from torch import Tensor
 from probes.attention_call import AttentionCall, Tile
 from probes.edits.edit import Edit, EditPlace, EditReport
 from probes.heads import Site
+from probes.moment import Moment
 
 BoundEdit = tuple[Edit, dict[Site, list[int]], EditReport]
 """An edit, the heads of each site that it chose, and the report it writes to."""
@@ -42,10 +43,25 @@ def edit_call(call: AttentionCall, edits: Iterable[BoundEdit], first_head: int) 
         z[:, chosen_heads] = new[:, chosen_heads]
         call.z = z
     for edit, heads, report in z_edits:
-        place = EditPlace(call.site, heads, call.step, call)
+        place = EditPlace(call.site, heads, call.step, call, moment=call.moment)
         z = call.z.transpose(1, 2)
         call.z = edit_z_of(edit, z, heads, place, report).transpose(1, 2)
     return bool(affected or z_edits)
+
+
+def edit_hooked_z(
+    site: Site, z: Tensor, edits: Iterable[BoundEdit], moment: Moment, index: Tensor | None
+) -> Tensor:
+    """``z [batch query head head_width]`` on its way into the output projection, edited.
+
+    Args:
+        index: long ``[batch query]``: flat position of each query in the token map, if known.
+    """
+    for edit, chosen, report in edits:
+        if site in chosen:
+            place = EditPlace(site, chosen[site], moment.step, moment=moment, index=index)
+            z = edit_z_of(edit, z, chosen[site], place, report)
+    return z
 
 
 def edit_z_of(
@@ -68,7 +84,8 @@ def edit_z_of(
 
 def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Tile, Tensor], Tensor]:
     def apply(tile: Tile, values: Tensor) -> Tensor:
-        place = EditPlace(tile.call.site, heads, tile.call.step, tile.call, tile)
+        call = tile.call
+        place = EditPlace(call.site, heads, call.step, call, tile, call.moment)
         old = values[:, heads]
         new = edit.apply(old, place)
         if new.shape != old.shape:
@@ -96,7 +113,8 @@ def edited_z(call: AttentionCall, edit: Edit) -> Tensor:
     target = call.score_edits if edit.stage == "scores" else call.pattern_edits
     if edit.stage == "z":
         z = call.z.transpose(1, 2)
-        return edit_z_of(edit, z, heads, EditPlace(call.site, heads, call.step, call), report)
+        place = EditPlace(call.site, heads, call.step, call, moment=call.moment)
+        return edit_z_of(edit, z, heads, place, report)
     target.append(_on_heads(edit, heads, report))
     try:
         return call.weighted_values().to(call.z.dtype).transpose(1, 2)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from probes.edits.edit import EditPlace
 from probes.masks import MASKED_SCORE
-from probes.tokens.map import ROLES
 
 
 @dataclass(frozen=True)
@@ -31,51 +30,28 @@ class KnockOut:
         return f"knock_out({_words(self.queries)} -> {_words(self.keys)})"
 
     def apply(self, values: Tensor, place: EditPlace) -> Tensor:
-        tile = place.tile
-        assert tile is not None
-        call = tile.call
-        rows = torch.arange(tile.rows.start, tile.rows.stop)
-        queries = self._chosen(self.queries, call.query_index, tile.batch, rows, place, True)
-        columns = torch.arange(tile.keys)
-        keys = self._chosen(self.keys, call.key_index, tile.batch, columns, place, False)
-        pairs = (queries[:, None, :, None] & keys[:, None, None, :]).to(values.device)
-        return values.masked_fill(pairs, MASKED_SCORE)
+        queries = self._chosen(self.queries, place, is_query=True).to(values.device)
+        keys = self._chosen(self.keys, place, is_query=False).to(values.device)
+        return values.masked_fill(queries[:, None, :, None] & keys[:, None, None, :], MASKED_SCORE)
 
-    def _chosen(
-        self,
-        wanted: Any,
-        index: Tensor | None,
-        batch: slice,
-        positions: Tensor,
-        place: EditPlace,
-        is_query: bool,
-    ) -> Tensor:
+    def _chosen(self, wanted: Any, place: EditPlace, *, is_query: bool) -> Tensor:
         """Bool ``[batch or 1, position]``."""
+        tile, call = place.tile, place.call
+        assert tile is not None and call is not None
+        rows = torch.arange(tile.rows.start, tile.rows.stop)
+        positions = rows if is_query else torch.arange(tile.keys)
         if wanted is None:
             return torch.ones(1, len(positions), dtype=torch.bool)
         names = [wanted] if isinstance(wanted, str) else list(wanted)
-        if not all(isinstance(name, str) for name in names):
-            call = place.call
-            assert call is not None
-            if place.step and index is not None:
-                # A window's cache holds the last keys only; row 0 of the map begins at 0.
-                positions = index[0].cpu()[positions]
-            elif is_query and call.key_tower == place.site.tower:
-                positions = positions + call.keys - call.queries
-            return torch.isin(positions, torch.tensor([int(n) for n in names]))[None]
-        unknown = [name for name in names if name not in ROLES]
-        if unknown:
-            raise ValueError(
-                f"A role must be one of {', '.join(ROLES)}, got {unknown[0]!r}. "
-                "Give roles or a list of positions."
-            )
-        if index is None or place.call is None or place.call.roles is None:
-            raise ValueError(
-                f"{self.label} at {place.site} must know what each position is, but this call "
-                "does not fit the token map. Give positions instead of roles."
-            )
-        roles = place.call.roles(is_query)[index[batch].cpu()[:, positions]]
-        return torch.isin(roles, torch.tensor([ROLES.index(name) for name in names]))
+        if all(isinstance(name, str) for name in names):
+            return place.queries_with(*names) if is_query else place.keys_with(*names)
+        index = call.query_index if is_query else call.key_index
+        if place.step and index is not None:
+            # A window's cache holds the last keys only; row 0 of the map begins at 0.
+            positions = index[0].cpu()[positions]
+        elif is_query and call.key_tower == place.site.tower:
+            positions = positions + call.keys - call.queries
+        return torch.isin(positions, torch.tensor([int(n) for n in names]))[None]
 
 
 def knock_out(

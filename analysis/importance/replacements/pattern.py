@@ -152,6 +152,7 @@ class KnockedOut(Plain):
 def _has(call: AttentionCall, role: str, is_query: bool) -> bool:
     """Whether a call has queries (or keys) of a role."""
     index = call.query_index if is_query else call.key_index
-    if call.roles is None or index is None:
+    if call.moment is None or call.moment.tokens is None or index is None:
         return False
-    return bool((call.roles(is_query)[index.cpu()] == ROLES.index(role)).any())
+    tower = call.site.tower if is_query else call.key_tower or call.site.tower
+    return bool(call.moment.with_role(tower, index, (role,)).any())
