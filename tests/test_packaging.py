@@ -99,9 +99,7 @@ def test_entry_points_and_the_lists_in_the_code_are_the_same() -> None:
     assert POINTS["headscope.readers"] == readers
     assert POINTS["headscope.measures"] == measures
     assert POINTS["headscope.studies"] == studies
-    assert POINTS["headscope.edits"] == {
-        name: f"{edit.__module__}:{edit.__name__}" for name, edit in edits.items()
-    }
+    assert POINTS["headscope.edits"] == edits
 
 
 def test_every_entry_point_leads_somewhere() -> None:
