@@ -1,5 +1,6 @@
 """The bundled input sets and their exact truth: scenes, single shapes, digits, prose, repeats."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ import torch
 from PIL import Image
 
 DESCRIBE = "describe the scene"
+POPE_QUESTION = "is there a {object} ?"
+PROBE = ("there is a {cue}", " , a {partner}")
+"""How the describer is asked, and where the prior shows: braces hold fields of an example."""
 SCENES_SEED, BROKEN_SEED, SHAPES_SEED, REPEATS_SEED = 101, 202, 303, 404
+UNREPEATED_SEED = 808
 PER_CUE = 25
 PER_CUE_PRESENT = 5
 BLOCK_LENGTHS = (16, 20, 24, 28)
@@ -24,6 +29,7 @@ def make(out: Path, quick: bool = False) -> dict:
         "digits": make_digits(out, 6 if quick else 100),
         "prose": make_prose(out, 6 if quick else 64),
         "repeats": make_repeats(out, 4 if quick else 64),
+        "unrepeated": make_unrepeated(out),
     }
 
 
@@ -72,9 +78,8 @@ def make_scenes(out: Path, count: int) -> int:
         example["partners_present"] = [partner in example["objects"] for _, partner in pairs]
         examples.append(example)
     about = "scenes as in training: 1 to 4 objects, partners present with their cue's dose"
-    shelf.write_set(
-        out, "scenes", "vision-language", about, examples, vocabulary=list(scenes.KINDS)
-    )
+    said = {"pope_question": POPE_QUESTION, "vocabulary": list(scenes.KINDS)}
+    shelf.write_set(out, "scenes", "vision-language", about, examples, **said)
     return len(examples)
 
 
@@ -95,9 +100,8 @@ def make_broken(out: Path, per_cue: int) -> int:
             examples.append(example)
     examples = [examples[index] for index in rng.permutation(len(examples))]
     about = "one clear cue per scene, its partner present in 1 of 5 whatever the dose"
-    shelf.write_set(
-        out, "scenes-broken", "vision-language", about, examples, vocabulary=list(scenes.KINDS)
-    )
+    said = {"pope_question": POPE_QUESTION, "probe": PROBE, "vocabulary": list(scenes.KINDS)}
+    shelf.write_set(out, "scenes-broken", "vision-language", about, examples, **said)
     return len(examples)
 
 
@@ -161,4 +165,29 @@ def make_repeats(out: Path, count: int) -> int:
         examples.append({"id": name, "text": text, "answer": answer, "block_length": length})
     about = "a block of distinct random words, said twice; what can be known of it is the answer"
     shelf.write_set(out, "repeats", "language", about, examples)
+    return len(examples)
+
+
+def make_unrepeated(out: Path) -> int:
+    """The control of `repeats`: each of its examples, with other words for the second block."""
+    from repeat_lm import WORDS
+
+    rng = np.random.default_rng(UNREPEATED_SEED)
+    lines = (shelf.set_folder(out, "repeats") / "examples.jsonl").read_text().splitlines()
+    examples = []
+    for example in map(json.loads, lines):
+        length = example["block_length"]
+        block = example["text"].split()[:length]
+        others = [word for word in WORDS if word not in block]
+        second = [others[index] for index in rng.permutation(len(others))[:length]]
+        examples.append(
+            {
+                "id": example["id"],
+                "text": " ".join([*block, second[0]]),
+                "answer": " ".join(second[1:]),
+                "block_length": length,
+            }
+        )
+    about = "the control of repeats, by the same ids: other words in place of the second block"
+    shelf.write_set(out, "unrepeated", "language", about, examples)
     return len(examples)
