@@ -1,4 +1,4 @@
-"""Numbers to the precision that their interval supports."""
+"""Numbers to the precision that their interval supports, and lengths of time."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def rounded(value: float, low: float = float("nan"), high: float = float("nan"))
         return f"{plain(value)} ± {half:.0e}".replace("e-0", "e-")
     shown = max(places, 0)
     return f"{value:.{shown}f} ± {half:.{shown}f}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> [duration(seconds) for seconds in (0.2, 89, 400, 9000)]
+    ['1 s', '89 s', '7 min', '2.5 h']
+    """
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def plain(value: float, digits: int = MOST_DIGITS) -> str:

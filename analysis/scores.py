@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis.touched import Place, Touched, from_json, merged, to_json
+
 _SUMS = ("numerator", "denominator", "null_numerator", "null_denominator")
 
 
@@ -76,6 +78,8 @@ class BatchScores:
         curves: by tower, layer and measure.
         examples: the examples' ids.
         reasons: ``(tower, measure)`` -> why it was not measured there, one sentence.
+        touched: by tower, layer, measure and variant, for measures that change head outputs: what
+            they changed in these examples.
     """
 
     columns: tuple[Column, ...]
@@ -86,6 +90,7 @@ class BatchScores:
     curves: dict[tuple[str, int, str], Curve] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    touched: dict[Place, Touched] = field(default_factory=dict)
 
     @property
     def values(self) -> Tensor:
@@ -131,6 +136,7 @@ class BatchScores:
             curves=curves,
             examples=tuple(example for part in parts for example in part.examples),
             reasons={key: why for key, why in reasons.items() if key not in measured},
+            touched=merged([part.touched for part in parts]),
             **sums,
         )
 
@@ -154,6 +160,7 @@ class BatchScores:
             curves={key: curve for part in parts for key, curve in part.curves.items()},
             examples=parts[0].examples,
             reasons={key: why for part in parts for key, why in part.reasons.items()},
+            touched={place: one for part in parts for place, one in part.touched.items()},
             **sums,
         )
 
@@ -169,7 +176,7 @@ class BatchScores:
     def only(
         self, measures: Iterable[str] | None = None, examples: Sequence[int] | None = None
     ) -> BatchScores:
-        """The columns of some measures, and some rows; curves and reasons are left out."""
+        """The columns of some measures, and some rows; curves, reasons, touched are left out."""
         wanted = None if measures is None else set(measures)
         kept = [i for i, c in enumerate(self.columns) if wanted is None or c.measure in wanted]
         rows = list(range(len(self.examples))) if examples is None else list(examples)
@@ -191,6 +198,7 @@ class BatchScores:
             "curves": described,
             "examples": list(self.examples),
             "reasons": [[*key, why] for key, why in self.reasons.items()],
+            "touched": to_json(self.touched),
         }
         return tensors, about
 
@@ -207,6 +215,7 @@ class BatchScores:
             curves=curves,
             examples=tuple(about["examples"]),
             reasons={(tower, measure): why for tower, measure, why in about["reasons"]},
+            touched=from_json(about.get("touched", [])),
             **{name: tensors[name] for name in _SUMS},
         )
 

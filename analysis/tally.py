@@ -11,7 +11,8 @@ from torch import Tensor
 
 from analysis.head_table import HeadTable
 from analysis.scores import BatchScores, Column, Curve
-from analysis.statistics import REPLICATES, RatioSums, split_half_reliability
+from analysis.statistics import REPLICATES, RatioSums, half_of, split_half_reliability
+from analysis.touched import Place, Touched, merged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +27,19 @@ class Tally:
 
     Adding the same examples in other batches, shards or order gives the same table up to
     rounding.
+
+    Attributes:
+        examples: how many were counted.
+        in_half: how many of them lie in each of the two random halves (`half_of`).
+        touched: what measures that change head outputs changed.
     """
 
     def __init__(self, *, replicates: int = REPLICATES, seed: int = 0) -> None:
         self.examples = 0
+        self.in_half = [0, 0]
         self.seed = seed
         self.reasons: dict[tuple[str, str], str] = {}
+        self.touched: dict[Place, Touched] = {}
         self._place: dict[Column, int] = {}
         self._sums = RatioSums.empty(0, replicates=replicates, seed=seed)
         self._null = RatioSums.empty(0, replicates=replicates, seed=seed)
@@ -57,7 +65,10 @@ class Tally:
         for key, curve in scores.curves.items():
             self._curves[key] = self._curves[key] + curve if key in self._curves else curve
         self.reasons.update(scores.reasons)
+        self.touched = merged([self.touched, scores.touched])
         self.examples += len(names)
+        for name in names:
+            self.in_half[half_of(name, self.seed)] += 1
 
     def heads(
         self,

@@ -8,7 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-EFFECTS = ("cross_entropy", "logit")
+STUDIES = {
+    "cross_entropy": ("cross_entropy", True),
+    "cross_entropy_first_order": ("cross_entropy", False),
+    "logit": ("logit", False),
+}
+"""By name: the effect, and whether curvature is estimated as well."""
 
 
 def measure(
@@ -23,19 +28,22 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds of the study `atp` on a batch, of a plain forward, and of one with few logits.
 
-    The study runs for each effect alone: on cross entropy it estimates curvature as well, on logits
-    it is attribution patching and its fixes for queries and keys.
+    The study runs for each effect alone, always with its fixes for queries and keys: on cross
+    entropy with curvature, as users get it, and without; on logits, which have none.
     """
     import torch
     from measuring import Stopwatch, frozen
     from taking_away import workload
 
-    from analysis.importance.estimates.attribution_patching import atp
+    from analysis.importance.estimates.attribution_patching import AttributionPatching
     from analysis.importance.study import StudyOptions
 
     torch.set_num_threads(threads)
     work = workload(read, rows, length, device, dtype, toy)
-    studies = {name: atp(StudyOptions(effects=(name,))) for name in EFFECTS}
+    studies = {
+        name: AttributionPatching(StudyOptions(effects=(effect,)), curved=curved)
+        for name, (effect, curved) in STUDIES.items()
+    }
     for study in studies.values():
         study.begin(work.subject, lambda: [work.batch])
     ids = work.batch.tensors["input_ids"]
@@ -52,7 +60,7 @@ def measure(
         "plain": plain,
         "few_logits": lambda: plain(logits_to_keep=work.positions),
     }
-    runs |= {name: partial(estimate, name) for name in EFFECTS}
+    runs |= {name: partial(estimate, name) for name in STUDIES}
     with frozen():
         found = Stopwatch(device).in_turn(runs, turns, warm=rows == 1)
     columns = {

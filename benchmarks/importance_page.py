@@ -180,7 +180,7 @@ def _attribution(entries: list[dict[str, Any]]) -> str:
         "### Attribution patching of all heads, in forwards\n\n"
         "The study `atp` on one batch, with the fixes for queries and keys, against the model's "
         "plain forward in the same process. On cross entropy it also estimates curvature, by a "
-        f"second forward.\n\n{table(heading, rows)}"
+        f"second forward and backward; `first order` is without.\n\n{table(heading, rows)}"
     )
     if columns:
         text += f"\nIt gave {', '.join(sorted(columns))}.\n"

@@ -98,8 +98,10 @@ def feed_forwards(subject: Subject, batch: Batch) -> FeedForwards:
     return FeedForwards(paths, missing)
 
 
-def feed_forward_outputs(subject: Subject, batch: Batch) -> dict[str, Tensor]:
+def feed_forward_outputs(subject: Subject, batch: Batch) -> dict[str, Any]:
     """What the feed-forward module of every block gives out, by module path.
+
+    A tensor, or a tuple where the module gives more than what it writes (routers of experts).
 
     Raises:
         ValueError: a block whose feed-forward module is not known.
@@ -111,11 +113,11 @@ def feed_forward_outputs(subject: Subject, batch: Batch) -> dict[str, Tensor]:
             f"MLPs must be known to be frozen, that of {site} is not: {why} Leave out "
             "`freeze_mlps`."
         )
-    given: dict[str, Tensor] = {}
+    given: dict[str, Any] = {}
 
     def keep(path: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            given[path] = output
+            given[path] = _copied(output)
 
         return hook
 
@@ -124,11 +126,11 @@ def feed_forward_outputs(subject: Subject, batch: Batch) -> dict[str, Tensor]:
     return given
 
 
-def outputs_held(model: nn.Module, outputs: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+def outputs_held(model: nn.Module, outputs: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Within, modules give out these tensors whatever they compute."""
 
     def hold(path: str) -> Any:
-        return lambda module, args, output: outputs[path]
+        return lambda module, args, output: _copied(outputs[path])
 
     return _hooked(model, {path: hold(path) for path in outputs})
 
@@ -207,6 +209,13 @@ def _inside(seen: _Seen, name: str) -> Any:
 def _first(output: Any) -> Tensor | None:
     found: Any = output[0] if isinstance(output, (tuple, list)) and output else output
     return _part(found) if _is_stream(found) else None
+
+
+def _copied(output: Any) -> Any:
+    """Some blocks add to what their modules give in place (Falcon: attention to its MLP's)."""
+    if isinstance(output, tuple):
+        return tuple(_copied(part) for part in output)
+    return output.detach().clone() if isinstance(output, Tensor) else output
 
 
 def _part(value: Tensor) -> Tensor:

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from probes.inputs import Batch
     from probes.subject import Subject
 
-__all__ = ["Changes", "RecordedForward", "ReplayError", "kept_positions", "record"]
+__all__ = [
+    "Changes",
+    "RecordedForward",
+    "ReplayError",
+    "kept_positions",
+    "logits_unread",
+    "record",
+]
 
 
 def record(
@@ -74,6 +81,16 @@ def kept_positions(subject: Subject, batch: Batch, positions: Tensor | None) -> 
     if known.keeps_positions is None:
         known.keeps_positions = gives_positions(subject, subject.on_device(batch))
     return positions.to(subject.device) if known.keeps_positions else None
+
+
+def logits_unread(subject: Subject, batch: Batch) -> dict[str, Any]:
+    """Settings for a forward whose logits nobody reads: those of one position, where that works.
+
+    The logits of a batch can be larger than everything else of a forward. Ask before listeners are
+    attached: once for each model it is run to find out.
+    """
+    first = torch.zeros(1, dtype=torch.long)
+    return {} if kept_positions(subject, batch, first) is None else {"logits_to_keep": first}
 
 
 def _recorded(

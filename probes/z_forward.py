@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from probes.inputs import Batch
     from probes.subject import Subject
 
+_INDEPENDENT = (
+    "The objective must depend on the heads by a path that gradients can go, it does not. Check "
+    "that it uses the model's output and does not detach it."
+)
+
 
 class ZForward:
     """One forward, of which gradients of several objectives can be taken.
@@ -66,6 +71,8 @@ class ZForward:
         with differentiating(), shut:
             total = objective.sum()
             found = torch.autograd.grad(total, flat, retain_graph=not last, allow_unused=True)
+        if without_block is None and all(part is None for part in found):
+            raise TapError(_INDEPENDENT)
         of_piece = iter(found)
         gradient: dict[Site, Tensor | None] = {}
         for site, pieces in self._pieces.items():
@@ -217,7 +224,4 @@ def _refuse_objective(values: Any) -> None:
             "what each example is read at."
         )
     if not values.requires_grad:
-        raise TapError(
-            "The objective must depend on the heads by a path that gradients can go, it does not. "
-            "Check that it uses the model's output and does not detach it."
-        )
+        raise TapError(_INDEPENDENT)

@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from analysis.importance.log_probability import blocks_of_rows, log_probability
+
 Needs = Literal["target", "logits", "features", "block"]
 _LN2 = 0.6931471805599453
-_ROW_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,7 @@ def _logit(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
 
 
 def _log_probability(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
-    # By rows that fit the cache: for a large vocabulary three times as fast as in one piece.
-    rows = max(1, _ROW_ELEMENTS // max(read.shape[1], 1))
-    sums = [torch.logsumexp(part, -1, keepdim=True) for part in read.split(rows)]
-    return _chosen(read, targets) - torch.cat(sums) if sums else _chosen(read, targets)
+    return log_probability(read, targets.to(read.device).clamp_min(0))
 
 
 def _probability(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
@@ -74,7 +72,7 @@ def _probability(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
 
 
 def _margin(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
-    """Target minus the best other one, or minus the given wrong one."""
+    """Target minus the best other one, or minus the `wrong` class where the data names it."""
     chosen = _chosen(read, targets)
     best, second = read.topk(2, dim=-1).values.split(1, dim=-1)
     other = torch.where(chosen >= best, second, best)
@@ -83,8 +81,9 @@ def _margin(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
 
 
 def _correct(read: Tensor, targets: Tensor, wrong: Tensor) -> Tensor:
-    best = read.argmax(-1, keepdim=True)
-    return (best == targets.to(read.device)).float()
+    best, broken = _best(read), _broken(read)
+    right = (best[:, None] == targets.to(read.device)).float()
+    return right.masked_fill(broken[:, None], torch.nan)
 
 
 def _log_softmax(read: Tensor) -> Tensor:
@@ -98,8 +97,11 @@ def _itself(read: Tensor) -> Tensor:
 def jensen_shannon_bits(log_p: Tensor, log_q: Tensor) -> Tensor:
     """``[read]``, 0 to 1: Jensen-Shannon divergence of distributions given as logarithms."""
     middle = torch.logaddexp(log_p, log_q) - _LN2
-    one = (log_p.exp() * (log_p - middle)).nan_to_num(0.0).sum(-1)
-    other = (log_q.exp() * (log_q - middle)).nan_to_num(0.0).sum(-1)
+    one, other = (
+        # 0 log 0 is 0; a NaN of the model stays one.
+        (log.exp() * (log - middle)).masked_fill(log == -torch.inf, 0.0).sum(-1)
+        for log in (log_p, log_q)
+    )
     return ((one + other) / (2 * _LN2)).clamp(0.0, 1.0)
 
 
@@ -107,15 +109,21 @@ def _best(read: Tensor) -> Tensor:
     return read.argmax(-1)
 
 
+def _broken(read: Tensor) -> Tensor:
+    """Bool ``[read]``: there is no answer, because a logit is NaN or infinite."""
+    return ~read.amax(-1).isfinite()
+
+
 def _divergence(kept: Tensor, read: Tensor) -> Tensor:
-    rows = max(1, _ROW_ELEMENTS // max(read.shape[1], 1))
-    parts = zip(kept.split(rows), read.split(rows), strict=True)
-    found = [jensen_shannon_bits(one, torch.log_softmax(other, -1)) for one, other in parts]
+    found = [
+        jensen_shannon_bits(kept[rows], torch.log_softmax(read[rows], -1))
+        for rows in blocks_of_rows(read)
+    ]
     return torch.cat(found) if found else read.new_zeros(0)
 
 
 def _flipped(kept: Tensor, read: Tensor) -> Tensor:
-    return (kept != read.argmax(-1)).float()
+    return (kept != _best(read)).float().masked_fill(_broken(read), torch.nan)
 
 
 def cosine_distance(kept: Tensor, read: Tensor) -> Tensor:

@@ -26,12 +26,14 @@ def greedy_set(
     count: int,
     *,
     only: Callable[[str], bool] | None = None,
+    judged: Callable[[int], None] | None = None,
 ) -> list[Head]:
-    """``count`` heads in the order in which they were taken; ``count * len(candidates)`` forwards.
+    """``count`` heads in the order in which they were taken; see `sets_tried` for the cost.
 
     Args:
         candidates: from the most important on its own; the first is taken first.
         only: says by its id whether an example counts; all by default.
+        judged: as `effects_of_sets` takes it.
 
     Raises:
         ValueError: fewer candidates than heads to be taken.
@@ -42,6 +44,17 @@ def greedy_set(
     while len(taken) < count:
         rest = [head for head in candidates if head not in taken]
         sets = [[*taken, head] for head in rest]
-        lost = effects_of_sets(subject, data, sets, ablation, only=only, replicates=1).change.value
-        taken.append(rest[int(lost.argmax())])
+        found = effects_of_sets(
+            subject, data, sets, ablation, only=only, replicates=1, judged=judged
+        )
+        taken.append(rest[int(found.change.value.argmax())])
     return taken
+
+
+def sets_tried(candidates: int, count: int) -> int:
+    """Sets of heads that the model is run without while ``count`` are taken from ``candidates``.
+
+    >>> sets_tried(5, 3)  # the second is one of four, the third one of three
+    7
+    """
+    return sum(candidates - taken for taken in range(1, count))

@@ -37,7 +37,7 @@ class JointEffect:
     Attributes:
         heads: the set.
         lines: a DataFrame: kind (``chosen`` or ``random``), draw, heads, value, ci_low, ci_high,
-            n, accuracy, accuracy_intact; the chosen set first.
+            n, accuracy, accuracy_intact, rows_changed; the chosen set first.
         there_are: how many other sets match it layer by layer.
         p: how often a random set costs as much, ``(1 + #) / (1 + draws)``; NaN where there is no
             other set.
@@ -89,6 +89,7 @@ def joint_effect(
     randoms: int = RANDOMS,
     replicates: int = REPLICATES,
     seed: int = 0,
+    judged: Callable[[int], None] | None = None,
 ) -> JointEffect:
     """The effect of taking heads away together, against layer-matched random sets.
 
@@ -96,6 +97,7 @@ def joint_effect(
         data: must not be what the heads were chosen on, or the set looks better than it is.
         only: says by its id whether an example counts; all by default.
         randoms: most random sets; fewer where fewer exist.
+        judged: as `effects_of_sets` takes it.
 
     Raises:
         ValueError: no heads, or see `effects_of_sets`.
@@ -107,7 +109,14 @@ def joint_effect(
     sets, there_are = matched_sets(heads, head_counts(subject), randoms, seed)
     own = tuple(sorted(set(heads)))
     found = effects_of_sets(
-        subject, data, [own, *sets], ablation, only=only, replicates=replicates, seed=seed
+        subject,
+        data,
+        [own, *sets],
+        ablation,
+        only=only,
+        replicates=replicates,
+        seed=seed,
+        judged=judged,
     )
     kinds = pd.DataFrame(
         {
@@ -132,16 +141,18 @@ def pruning_curve(
     randoms: int = 5,
     replicates: int = REPLICATES,
     seed: int = 0,
+    judged: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Take heads away one after the other in an order, and in random orders of the same heads.
 
     Args:
         order: the head that goes first comes first.
         fractions: shares of the heads at which the model is run, 0 to 1.
+        judged: as `effects_of_sets` takes it.
 
     Returns:
         Columns step, fraction, removed, kind (``order`` or ``random``), draw, value, ci_low,
-        ci_high, n, accuracy, accuracy_intact.
+        ci_high, n, accuracy, accuracy_intact, rows_changed.
     """
     import pandas as pd
 
@@ -161,6 +172,13 @@ def pruning_curve(
             place = {"step": step, "fraction": fraction, "removed": removed}
             lines.append(place | {"kind": kind, "draw": max(number - 1, 0)})
     found = effects_of_sets(
-        subject, data, sets, ablation, only=only, replicates=replicates, seed=seed
+        subject,
+        data,
+        sets,
+        ablation,
+        only=only,
+        replicates=replicates,
+        seed=seed,
+        judged=judged,
     )
     return pd.concat([pd.DataFrame(lines), found.frame().drop(columns="heads")], axis=1)

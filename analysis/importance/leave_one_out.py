@@ -11,11 +11,14 @@ from torch import Tensor
 
 from analysis.importance.comparison import Changes, Comparison
 from analysis.importance.effects import Effect
-from analysis.importance.readings import IMAGE_TOWER, ReadingError
+from analysis.importance.readings import ReadingError
+from analysis.importance.replaced_rows import ReplacedRows, replaced_by
 from analysis.importance.replacements import Replacement, replacement_named
 from analysis.importance.study import StudyOptions, chosen_effects, refuse_unreadable
 from analysis.importance.targets import Data, Reader
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
+from analysis.touched import Place, Touched
 from probes.heads import Head, Site
 from probes.replay import RecordedForward, record
 
@@ -45,6 +48,7 @@ class Ablation:
     effects: list[Effect] = field(default_factory=list)
     replacement: Replacement | None = None
     reader: Reader | None = None
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     @property
     def name(self) -> str:
@@ -59,7 +63,8 @@ class Ablation:
         self.replacement = replacement_named(
             self.options.ablation, draws=self.options.draws, seed=self.options.seed
         )
-        self.replacement.begin(subject, data)
+        counted = self.progress.over(self.replacement.pass_name, data)
+        self.replacement.begin(subject, counted)
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
         """The effect of every head on every example of a batch."""
@@ -67,23 +72,35 @@ class Ablation:
         columns: list[Column] = []
         sums: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         reasons: dict[tuple[str, str], str] = {}
-        for site, z in recorded.z.items():
+        sites = []
+        for site in recorded.z:
             why = self._out_of_reach(comparison, site)
-            if why:
-                names = (f"{self.name}_{effect.name}" for effect in self.effects)
-                reasons |= {(site.tower, name): why for name in names}
-                continue
-            for name, unit, changes, counts in self._of_site(comparison, recorded, site):
+            names = (f"{self.name}_{effect.name}" for effect in self.effects)
+            reasons |= {(site.tower, name): why for name in names if why}
+            sites += [] if why else [site]
+        touched: dict[Place, Touched] = {}
+        for site, (total, rows) in self._totals(comparison, recorded, sites).items():
+            for name, unit, changes, counts in self._of_site(comparison, recorded, site, total):
                 variant = f"ablation={self.options.ablation}"
-                heads = range(z.shape[2])
+                heads = range(recorded.z[site].shape[2])
                 columns += [Column(site.tower, site.layer, h, name, variant, unit) for h in heads]
-                sums.append(_with_null(changes, counts, alone=not name.startswith("layer_off")))
+                whole = name.startswith("layer_off")
+                sums.append(_with_null(changes, counts, alone=not whole))
+                place = (site.tower, site.layer, name, variant)
+                touched[place] = self._touched(rows, whole)
         ids = tuple(example.id for example in batch.examples)
         if not columns:
             return BatchScores.nothing(ids, reasons)
         value, reads, null, null_reads = (torch.cat(part, 1) for part in zip(*sums, strict=True))
         return BatchScores(
-            tuple(columns), value, reads, null, null_reads, examples=ids, reasons=reasons
+            tuple(columns),
+            value,
+            reads,
+            null,
+            null_reads,
+            examples=ids,
+            reasons=reasons,
+            touched=touched,
         )
 
     def finish(self, subject: Subject, data: Data, tally: Tally) -> Mapping[str, pd.DataFrame]:
@@ -114,41 +131,54 @@ class Ablation:
     def _out_of_reach(self, comparison: Comparison, site: Site) -> str:
         """Why heads of a layer cannot have any effect here, empty if they can."""
         assert self.replacement is not None
-        if comparison.reading.classes is not None and site.tower != IMAGE_TOWER:
-            return (
-                "Classes are told by fixed vectors of their words, so heads of "
-                f"{site.tower} have no part in it."
-            )
-        if not self.replacement.touches(site):
+        why = comparison.reading.unread(site.tower)
+        if not why and not self.replacement.touches(site):
             return (
                 f"{self.replacement.name} finds no such queries and keys in {site.tower}, so "
                 "there is nothing to take away."
             )
-        return ""
+        return why
+
+    def _totals(
+        self, comparison: Comparison, recorded: RecordedForward, sites: Sequence[Site]
+    ) -> dict[Site, tuple[list[Changes], ReplacedRows]]:
+        """What changes without each set of heads of each layer, summed over draws; and in z."""
+        assert self.replacement is not None
+        total: dict[Site, tuple[list[Changes], ReplacedRows]] = {}
+        for draw in range(self.replacement.draws):
+            for site in sites:
+                z = recorded.z[site]
+                values = self.replacement.values(recorded, site, draw).expand(z.shape).to(z.dtype)
+                sets = _sets(self.shape, z.shape[2])
+                found = list(self._changes(comparison, recorded, site, sets, values))
+                rows = replaced_by(self.replacement, recorded, site, values)
+                if site in total:
+                    before, rows_before = total[site]
+                    found = [_added(a, b) for a, b in zip(before, found, strict=True)]
+                    rows = rows_before + rows
+                total[site] = found, rows
+        return total
+
+    def _touched(self, rows: ReplacedRows, whole: bool) -> Touched:
+        if whole:
+            return rows.together()
+        return rows.each() if self.shape == "leave_one_out" else rows.all_others()
 
     def _of_site(
-        self, comparison: Comparison, recorded: RecordedForward, site: Site
+        self,
+        comparison: Comparison,
+        recorded: RecordedForward,
+        site: Site,
+        total: Sequence[Changes],
     ) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         """Measure, unit, ``[example head choice]`` and ``[example]`` reads, averaged over draws."""
         assert self.replacement is not None
-        heads = recorded.z[site].shape[2]
-        sets = _sets(self.shape, heads)
-        total: list[Changes] | None = None
-        for draw in range(self.replacement.draws):
-            values = self.replacement.values(recorded, site, draw)
-            values = values.expand(recorded.z[site].shape).to(recorded.z[site].dtype)
-            found = list(self._changes(comparison, recorded, site, sets, values))
-            total = (
-                found
-                if total is None
-                else [_added(a, b) for a, b in zip(total, found, strict=True)]
-            )
-        assert total is not None
-        draws = self.replacement.draws
+        heads, draws = recorded.z[site].shape[2], self.replacement.draws
         for effect in self.effects:
             counts = comparison.reading.counts
             if effect.needs == "block":
                 counts = comparison.block_counts(site)
+            counts = counts * self.replacement.reached(recorded.batch, site)
             every = torch.stack([one[effect.name] for one in total], dim=1) / draws
             if not bool(torch.isfinite(every).all()):
                 head = int((~torch.isfinite(every)).any(-1).any(0).nonzero()[0, 0])
@@ -177,7 +207,9 @@ class Ablation:
             outputs = self._outputs(comparison, recorded, site, sets, chosen)
         for heads, change in zip(sets, outputs, strict=True):
             if comparison.on_block:
-                block = recorded.run_block(site, *chosen(heads))
+                block = recorded.block_output(site)
+                if heads:
+                    block = recorded.run_block(site, *chosen(heads))
                 change = {**change, **comparison.block_changes(site, block)}
             yield change
 
@@ -190,9 +222,10 @@ class Ablation:
         chosen: Callable[[Sequence[int]], tuple[list[int], Tensor]],
     ) -> Iterator[Changes]:
         copies = self.options.copies
-        if copies == 1 or recorded.can_fold(site) is not True:  # exact one by one, only slower
-            for heads in sets:
-                yield comparison.changes(recorded.run({site: chosen(heads)}), site.tower)
+        if copies == 1 or not all(sets) or recorded.can_fold(site) is not True:
+            for heads in sets:  # exact one by one, only slower
+                output = recorded.run({site: chosen(heads)}) if heads else recorded.output
+                yield comparison.changes(output, site.tower)
             return
         for start in range(0, len(sets), copies):
             some = [chosen(heads) for heads in sets[start : start + copies]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 from math import comb, prod
@@ -32,7 +33,7 @@ def matched_sets(
     by_site: dict[Site, list[int]] = {}
     for head in given:
         by_site.setdefault(head.site, []).append(head.head)
-    there_are = prod(comb(counts[site], len(mine)) for site, mine in by_site.items()) - 1
+    there_are = how_many(given, counts)
     if there_are <= draws:
         choices = (combinations(range(counts[site]), len(mine)) for site, mine in by_site.items())
         every = [_named(by_site, chosen) for chosen in product(*choices)]
@@ -48,6 +49,16 @@ def matched_sets(
         if one != given:
             found[one] = None
     return list(found), there_are
+
+
+def how_many(heads: Iterable[Head], counts: Mapping[Site, int]) -> int:
+    """How many other sets match the given one layer by layer.
+
+    >>> how_many([Head("language", 0, 1), Head("language", 0, 2)], {Site("language", 0): 4})
+    5
+    """
+    taken = Counter(head.site for head in set(heads))
+    return prod(comb(counts[site], mine) for site, mine in taken.items()) - 1
 
 
 def _named(sites: Iterable[Site], chosen: Sequence[Iterable[int]]) -> HeadSet:

@@ -27,7 +27,8 @@ class Reading:
             ``[batch class]``) or ``features`` (vectors ``[batch width]``).
         examples: number of examples in the batch.
         example: long ``[read]``: the example that a read belongs to.
-        position: long ``[read]``: position whose logits are read, -1 for class and features.
+        position: long ``[read]``: position whose logits are read, or whose vector stands for the
+            example where the model gives one per position (-1: their mean); -1 for classes.
         target: long ``[read]``: token or class that should come, -1 where none is known.
         wrong: long ``[read]``: what it is to be told from, -1 for everything else.
         shuffled: long ``[read]``: a wrong target of the same data, for the null; -1 if unknown.
@@ -72,8 +73,7 @@ class Reading:
         """
         if self.kind == "features" or self.classes is not None:
             name = self._feature(tower if self.classes is None else IMAGE_TOWER)
-            vectors = vector_of(output, name)
-            vectors = vectors[self.example.to(vectors.device)].float()
+            vectors = self._one_each(vectors_of(output, name)).float()
             if self.classes is None:
                 return vectors
             unit = torch.nn.functional.normalize(vectors, dim=-1)
@@ -98,6 +98,31 @@ class Reading:
         values = values.double()
         total = values.new_zeros(self.examples, *values.shape[1:])
         return total.index_add(0, self.example.to(values.device), values)
+
+    def unread(self, tower: str) -> str:
+        """Why heads of a tower have no part in what is read, empty if they may have one."""
+        if self.classes is None or tower == IMAGE_TOWER:
+            return ""
+        return (
+            f"Classes are told by fixed vectors of their words, so heads of {tower} have no part "
+            "in it."
+        )
+
+    def _one_each(self, given: Tensor) -> Tensor:
+        """``[read width]`` of vectors, sequences of vectors or maps, see `vectors_of`."""
+        if given.shape[0] != self.examples:
+            raise ReadingError(
+                f"The model must give a vector or a sequence for each example, got {given.shape[0]}"
+                f" for {self.examples}. Score one example at a time with `batch_size=1`."
+            )
+        given = given.flatten(2).mean(2) if given.ndim == 4 else given
+        given = given[self.example.to(given.device)]
+        if given.ndim == 2:
+            return given
+        position = self.position.to(given.device)
+        rows = torch.arange(len(given), device=given.device)
+        there = given[rows, position.clamp_min(0)]
+        return torch.where((position >= 0)[:, None], there, given.mean(1))
 
     def _feature(self, tower: str) -> str:
         if tower in self.features:
@@ -140,18 +165,20 @@ IMAGE_TOWER = "vision"
 VECTORS = ("image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
 
 
-def vector_of(output: Any, name: str) -> Tensor:
-    """``[batch width]``: one vector per example; of a sequence its first position."""
+def vectors_of(output: Any, name: str) -> Tensor:
+    """``[batch width]``; of models that give no single vector ``[batch position width]``, or a map
+    ``[batch width row column]``.
+    """
     found = output if isinstance(output, Tensor) else getattr(output, name, None)
     if not isinstance(found, Tensor):
         raise ReadingError(f"The model's output must hold {name!r}, and does not any more.")
-    return found if found.ndim == 2 else found[:, 0]
+    return found
 
 
 def vectors_in(output: Any, towers: Sequence[str]) -> dict[str, str]:
     """Tower -> name of the output that holds one vector per example for it."""
     if isinstance(output, Tensor):
-        return {towers[0]: ""} if output.ndim in (2, 3) else {}
+        return {towers[0]: ""} if output.ndim in (2, 3, 4) else {}
     there = [name for name in VECTORS if isinstance(getattr(output, name, None), Tensor)]
     own = {"vision": "image_embeds", "language": "text_embeds"}
     found = {tower: own[tower] for tower in towers if own.get(tower) in there}
@@ -168,22 +195,28 @@ def next_tokens(batch: Batch, tower: str = "language", name: str = "input_ids") 
     """
     ids = batch.tensors[name]
     roles = _roles(batch, tower, ids.shape)
-    mask = batch.tensors.get("decoder_attention_mask" if name != "input_ids" else "attention_mask")
-    real = torch.ones_like(ids, dtype=torch.bool)
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        real = mask.bool()
+    real = real_positions(batch, name)
     found = []
     for row in range(ids.shape[0]):
         start = batch.answer_starts[row] if batch.answer_starts else -1
-        allowed = real[row].cpu() & roles[row]
-        allowed[1:] &= real[row, :-1].cpu()
+        allowed = real[row] & roles[row]
+        allowed[1:] &= real[row, :-1]
         allowed[0] = False
         if start >= 0:
             allowed[:start] = False
-            allowed[start:] = real[row, start:].cpu()
+            allowed[start:] = real[row, start:]
             allowed[0] = False
         found.append(allowed.nonzero()[:, 0].tolist())
     return found
+
+
+def real_positions(batch: Batch, name: str = "input_ids") -> Tensor:
+    """Bool ``[batch position]``: no padding."""
+    ids = batch.tensors[name]
+    mask = batch.tensors.get("decoder_attention_mask" if name != "input_ids" else "attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return mask.bool().cpu()
+    return torch.ones(ids.shape, dtype=torch.bool)
 
 
 def _roles(batch: Batch, tower: str, shape: torch.Size) -> Tensor:

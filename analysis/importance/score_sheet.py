@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,11 +20,17 @@ class ScoreSheet:
     """Collects columns for the heads of many sites, per example.
 
     Args:
-        counts: float ``[example]``: number of reads, the denominator of every column.
+        counts: float ``[example]``: number of reads, the denominator of every column; 0 for
+            examples that a tower has no position of.
+        unread: says why heads of a tower are not measured, empty if they are.
     """
 
-    def __init__(self, batch: Batch, counts: Tensor) -> None:
+    def __init__(
+        self, batch: Batch, counts: Tensor, unread: Callable[[str], str] | None = None
+    ) -> None:
         self.batch, self.counts = batch, counts.double().cpu()
+        self._unread = unread
+        self._reasons: dict[tuple[str, str], str] = {}
         self._columns: list[Column] = []
         self._sums: list[list[Tensor]] = []
 
@@ -38,17 +44,21 @@ class ScoreSheet:
         variant: str = "",
         counts: Tensor | None = None,
     ) -> None:
-        """One column per head.
+        """One column per head, or none where the tower is not read.
 
         Args:
             values: ``[example head]``, sums over the example's reads.
             null: the same of the null; by default the mean of the layer's other heads.
             counts: ``[example]``, another denominator than the number of reads.
         """
+        why = self._unread(site.tower) if self._unread is not None else ""
+        if why:
+            self._reasons[site.tower, measure] = why
+            return
         values = values.double().cpu()
         heads = values.shape[1]
-        count = (self.counts if counts is None else counts.double().cpu())[:, None]
-        count = count.expand_as(values)
+        count = self.counts if counts is None else counts.double().cpu()
+        count = (count * reached(self.batch, site.tower))[:, None].expand_as(values)
         null_count = count
         if null is None:
             others = values.sum(1, keepdim=True) - values
@@ -75,11 +85,24 @@ class ScoreSheet:
                 "infinity in its gradient. Load the model in float32."
             )
         measured = {(column.tower, column.measure) for column in self._columns}
-        left = {key: why for key, why in (reasons or {}).items() if key not in measured}
+        told = {**(reasons or {}), **self._reasons}
+        left = {key: why for key, why in told.items() if key not in measured}
         ids = tuple(example.id for example in self.batch.examples)
         return BatchScores(
             tuple(self._columns), sums[0], sums[1], sums[2], sums[3], examples=ids, reasons=left
         )
+
+
+def reached(batch: Batch, tower: str) -> Tensor:
+    """Bool ``[example]``: which examples have positions in a tower; all where none are known.
+
+    An example without an image says nothing of vision heads, whether or not its batch holds images.
+    """
+    tokens = batch.tokens.towers.get(tower)
+    if tokens is None or not len(tokens):
+        return torch.ones(batch.size, dtype=torch.bool)
+    known = tokens.example[tokens.example >= 0]
+    return torch.bincount(known, minlength=batch.size) > 0
 
 
 def examples_of(

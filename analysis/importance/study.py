@@ -34,6 +34,15 @@ BUILT_IN = {
     "relevancy": "analysis.importance.estimates.relevancy:relevancy",
     "weights": "analysis.importance.circuits.weights:weights",
     "vocabulary_roles": "analysis.importance.circuits.vocabulary_roles:vocabulary_roles",
+    "saliency": "analysis.vision.saliency:make",
+    "sinks": "analysis.sinks.study:sinks",
+    "vhd": "analysis.vision.vhd:make",
+}
+
+
+_WORDS = {
+    "image_removal": ("delete", "blank", "noise"),
+    "answers": ("auto", "own", "given"),
 }
 
 
@@ -51,6 +60,9 @@ class StudyOptions:
         seed: of donors, shuffled targets and random heads.
         copies: ablated copies of a batch that are run at once; 1 on a CPU is fastest.
         graddrop: whether `atp` runs a backward per layer against cancellation.
+        image_removal: how `vhd` takes the image away: ``delete``, ``blank`` or ``noise``.
+        answers: which answers `vhd` reads: ``given`` with the data, the model's ``own``, or
+            ``auto``.
     """
 
     effects: tuple[str, ...] = ()
@@ -60,6 +72,8 @@ class StudyOptions:
     seed: int = 0
     copies: int = 1
     graddrop: bool = False
+    image_removal: str = "delete"
+    answers: str = "auto"
 
     def __post_init__(self) -> None:
         from analysis.importance.replacements import replacement_named
@@ -67,6 +81,11 @@ class StudyOptions:
         for name in self.effects:
             effect_named(name)
         replacement_named(self.ablation)
+        for field, known in _WORDS.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"`{field}` must be one of {', '.join(known)}, got {getattr(self, field)!r}."
+                )
         for field in ("draws", "copies"):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
@@ -79,8 +98,15 @@ class EffectError(ValueError):
 class Study(Protocol):
     """A group of measures that is named in `measures` and takes more than one forward.
 
-    A study may also have a method ``lines(subject, inputs) -> DataFrame | None``: lines of the head
-    table that are no sums over the user's examples, such as those of probes and of weights.
+    A study may also have
+
+    - a method ``lines(subject, inputs) -> DataFrame | None``: lines of the head table that are no
+      sums over the user's examples, such as those of probes and of weights;
+    - an attribute ``section``, the section of a run that its tables go to, ``importance`` without
+      it;
+    - an attribute ``progress`` (`analysis.progress.Progress`), which whoever runs the study sets
+      before `begin` and before `finish`. What these two do besides looking at a batch or two should
+      be a stage of it: ``for batch in self.progress.over("means", data)():``.
 
     Attributes:
         name: what the user writes.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from analysis.importance.readings import Kind, Reading, ReadingError, next_tokens, vectors_in
+from analysis.importance.readings import (
+    IMAGE_TOWER,
+    Kind,
+    Reading,
+    ReadingError,
+    next_tokens,
+    real_positions,
+    vectors_in,
+)
+from analysis.importance.shuffled_targets import other_classes, other_words
+from probes.replay import logits_unread
 
 if TYPE_CHECKING:
     from probes.inputs import Batch, Example
@@ -38,18 +47,17 @@ class Reader:
         first = next(iter(data()), None)
         if first is None:
             raise ReadingError("There must be at least one example to read, got none.")
-        output = subject.forward(first)
+        output = subject.forward(first, **logits_unread(subject, first))  # only its shape matters
         self.kind: Kind
         self._zero_shot: Tensor | None = None
         self._scale = 1.0
         self._names: dict[str, int] = self._class_names()
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         self._features = vectors_in(output, list(subject.towers))
-        if isinstance(logits, Tensor) and logits.ndim in (2, 3):
-            self.kind = "tokens" if logits.ndim == 3 and "input_ids" in first.tensors else "class"
-            if logits.ndim == 3 and self.kind == "class":
-                self.kind, self._features = "features", self._features
-            self.classes = logits.shape[-1]
+        if isinstance(logits, Tensor) and logits.ndim == 3 and _ids_of(first):
+            self.kind, self.classes = "tokens", logits.shape[-1]
+        elif isinstance(logits, Tensor) and logits.ndim == 2:
+            self.kind, self.classes = "class", logits.shape[-1]
         elif self._features:
             self.kind, self.classes = "features", 0
             if hasattr(output, "logits_per_image") and self._label_words(data):
@@ -59,7 +67,8 @@ class Reader:
                 f"The output of {type(subject.model).__name__} must be logits or vectors, got "
                 f"{type(output).__name__}, so no effect on it can be told."
             )
-        self._predicts = self.kind == "tokens" and self._is_causal()
+        self._causal = self._is_causal()
+        self._predicts = self.kind == "tokens" and self._causal and self._tells_words()
         self.known_targets = self._has_targets(first, data)
 
     def reading(self, batch: Batch) -> Reading:
@@ -73,17 +82,20 @@ class Reader:
             return self._tokens(batch)
         example = torch.arange(batch.size)
         unknown = torch.full_like(example, -1)
-        target, shuffled = unknown, unknown
+        target, wrong, shuffled, position = unknown, unknown, unknown, unknown
+        if self.kind == "features":
+            position = self._standing_for(batch)
         if self.kind == "class" and self.known_targets and self.label != PREDICTED:
             target = torch.tensor([self._class_of(e) for e in batch.examples])
-            shuffled = self._other_class(batch.examples, target)
+            wrong = torch.tensor([self._wrong_class_of(e) for e in batch.examples])
+            shuffled = other_classes(batch.examples, target, self.classes, self.seed)
         return Reading(
             self.kind,
             batch.size,
             example,
-            unknown,
+            position,
             target,
-            unknown.clone(),
+            wrong,
             shuffled,
             self._features,
             self._zero_shot,
@@ -95,18 +107,17 @@ class Reader:
         if self.label != PREDICTED or self.kind == "features":
             return reading
         target = read.argmax(-1).cpu()
-        shuffled = (
-            self._other_class(batch.examples, target)
-            if self.kind == "class"
-            else self._other_tokens(batch, reading.example, target)
-        )
+        if self.kind == "class":
+            shuffled = other_classes(batch.examples, target, self.classes, self.seed)
+        else:
+            shuffled = self._shuffled(batch, reading.example, target)
         return replace(reading, target=target, shuffled=shuffled)
 
     def _tokens(self, batch: Batch) -> Reading:
-        name = "decoder_input_ids" if "decoder_input_ids" in batch.tensors else "input_ids"
+        name = _ids_of(batch)
         tower = "decoder" if name != "input_ids" and "decoder" in batch.tokens else "language"
         places = next_tokens(batch, tower, name)
-        ids = batch.tensors[name].cpu()
+        ids, real = batch.tensors[name].cpu(), real_positions(batch, name)
         starts = batch.answer_starts or (-1,) * batch.size
         for row, (example, mine) in enumerate(zip(batch.examples, places, strict=True)):
             if example.answer is not None and starts[row] < 0:
@@ -116,7 +127,7 @@ class Reader:
                     example.id,
                 )
             if not mine and name != "input_ids" and not self.known_targets:
-                mine.append(_length(batch, row, ids.shape[1]))  # what would come next
+                mine.append(int(real[row].nonzero()[-1]) + 1)  # what would come next
             if not mine:
                 raise ReadingError(
                     f"Example {example.id!r} must have a token to predict, it has none. "
@@ -130,17 +141,42 @@ class Reader:
         shuffled = target
         if self._predicts and self.known_targets and self.label != PREDICTED:
             target = ids[example, where]
-            shuffled = self._other_tokens(batch, example, target)
+            shuffled = self._shuffled(batch, example, target)
         position = where - 1 if self._predicts else where
         wrong = torch.full_like(where, -1)
         return Reading(
             "tokens", batch.size, example, position, target, wrong, shuffled, self._features
         )
 
+    def _shuffled(self, batch: Batch, example: Tensor, target: Tensor) -> Tensor:
+        return other_words(batch.examples, example, target, self.classes, self.seed)
+
     def _is_causal(self) -> bool:
         towers = self.subject.towers
         name = "decoder" if "decoder" in towers else "language"
         return name in towers and all(site.causal for site in towers[name].sites.values())
+
+    def _tells_words(self) -> bool:
+        """Whether logits are over the words that are read, and not over classes of words."""
+        config = getattr(self.subject.config, "text_config", None) or self.subject.config
+        words = getattr(config, "vocab_size", None)
+        return not isinstance(words, int) or self.classes >= words
+
+    def _standing_for(self, batch: Batch) -> Tensor:
+        """Long ``[example]``: the position whose vector is the example's, -1 for the mean of all.
+
+        Of text the last real one where positions see only what is before them, else the first
+        real one (CLS); of images CLS, and the mean where there is none.
+        """
+        name = _ids_of(batch)
+        if not name:
+            tokens = batch.tokens.towers.get(IMAGE_TOWER)
+            told = tokens is not None and bool(tokens.has_role("cls").any())
+            return torch.full((batch.size,), 0 if told else -1)
+        real = real_positions(batch, name).long()
+        if not self._causal:
+            return real.argmax(-1)
+        return real.shape[1] - 1 - real.flip(-1).argmax(-1)
 
     def _has_targets(self, batch: Batch, data: Data) -> bool:
         if self.label == PREDICTED:
@@ -170,6 +206,15 @@ class Reader:
                 f"Example {example.id!r} must have a {field!r} for this effect, it has none. "
                 "Add it, or choose an effect without labels: jsd, flip or cosine."
             )
+        return self._class_index(example, field, label)
+
+    def _wrong_class_of(self, example: Example) -> int:
+        """The class that the target is to be told from, -1 for all others."""
+        if example.wrong is None or self.label not in ("", "label"):
+            return -1
+        return self._class_index(example, "wrong", example.wrong)
+
+    def _class_index(self, example: Example, field: str, label: int | str) -> int:
         found = self._names.get(str(label)) if isinstance(label, str) else int(label)
         if found is None and str(label).lstrip("-").isdigit():
             found = int(label)
@@ -181,32 +226,6 @@ class Reader:
                 "with `--label`."
             )
         return found
-
-    def _other_class(self, examples: Sequence[Example], target: Tensor) -> Tensor:
-        if self.classes < 2:
-            return torch.full_like(target, -1)
-        steps = [1 + _number(e.id, self.seed) % (self.classes - 1) for e in examples]
-        return (target + torch.tensor(steps)) % self.classes
-
-    def _other_tokens(self, batch: Batch, example: Tensor, target: Tensor) -> Tensor:
-        """Each example's targets in another order, none where it was; a random word for one."""
-        shuffled = torch.empty_like(target)
-        for row, item in enumerate(batch.examples):
-            mine = (example == row).nonzero()[:, 0]
-            own = target[mine]
-            draw = torch.Generator().manual_seed(_number(item.id, self.seed) % 2**31)
-            if own.unique().numel() < 2:
-                step = torch.randint(1, max(self.classes, 2), own.shape, generator=draw)
-                shuffled[mine] = (own + step) % max(self.classes, 2)
-                continue
-            choice = torch.randint(0, own.numel(), own.shape, generator=draw)
-            for _ in range(own.numel()):
-                same = own[choice] == own
-                if not bool(same.any()):
-                    break
-                choice = torch.where(same, (choice + 1) % own.numel(), choice)
-            shuffled[mine] = own[choice]
-        return shuffled
 
     def _label_words(self, data: Data) -> list[str]:
         words = [self._label_of(example) for batch in data() for example in batch.examples]
@@ -233,12 +252,6 @@ class Reader:
         self.kind, self.classes = "class", len(words)
 
 
-def _length(batch: Batch, row: int, longest: int) -> int:
-    """Real tokens of a row of the decoder."""
-    mask = batch.tensors.get("decoder_attention_mask")
-    return int(mask[row].sum()) if isinstance(mask, Tensor) else longest
-
-
-def _number(example_id: str, seed: int) -> int:
-    text = f"{seed}\0{example_id}\0target".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+def _ids_of(batch: Batch) -> str:
+    """The tensor of the words that the model goes on with; empty where it reads none."""
+    return next((n for n in ("decoder_input_ids", "input_ids") if n in batch.tensors), "")

@@ -126,7 +126,7 @@ class ResidualPath(TorchFunctionMode):
                 return output if changed is None else changed
             return output
         if name in linear.HOMOGENEOUS:
-            return _followed(func, args, kwargs)
+            return self._followed(func, args, kwargs)
         if name in linear.MULTIPLIED or name in linear.DIVIDED:
             return self._scaled(name, func, args, kwargs)
         if name in linear.ADDITIVE:
@@ -143,7 +143,7 @@ class ResidualPath(TorchFunctionMode):
         both = [is_on_path(value) for value in [*args[:2], *kwargs.values()]]
         if sum(both) > 1 or (name in linear.DIVIDED and not both[0]) or "rounding_mode" in kwargs:
             return self._cut(name, func, args, kwargs)
-        output = _followed(func, args, kwargs)
+        output = self._followed(func, args, kwargs)
         if name in linear.DIVIDED and len(args) > 1 and isinstance(args[1], int | float):
             self._divided.set(output, float(args[1]))
         return output
@@ -151,7 +151,7 @@ class ResidualPath(TorchFunctionMode):
     def _added(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = linear.added_operands(name, args, kwargs, is_on_path)
         if not operands:
-            return _followed(func, args, kwargs)
+            return self._followed(func, args, kwargs)
         constant = all(linear.is_constant(o) or id(o) in self.buffers for o in operands)
         changes = linear.works_in_place(name)
         with torch.no_grad():
@@ -160,7 +160,7 @@ class ResidualPath(TorchFunctionMode):
                 off = off.clone() if changes and off is args[0] else off
             else:
                 off = self._without_path(func, args, kwargs, changes)
-        output = _followed(func, args, kwargs)
+        output = self._followed(func, args, kwargs)
         target = args[0] if name == "__setitem__" else output
         part, off = self._part(constant), torch.as_tensor(off, device=target.device)
         if part.kind != "other" or bool(off.any()):  # zeros that something is added into
@@ -200,7 +200,7 @@ class ResidualPath(TorchFunctionMode):
         operands = [t for t in ops.tensors_in((args, kwargs)) if is_on_path(t)]
         if len(operands) > 1 or is_on_path(bias):
             return self._cut(name, func, args, kwargs)
-        output = _followed(func, args, kwargs)
+        output = self._followed(func, args, kwargs)
         if bias is not None:
             self._told(output, Part("constant"), bias.detach())
         return output
@@ -215,18 +215,33 @@ class ResidualPath(TorchFunctionMode):
             output = x * ratio
             return own + (output - output.detach())
 
+    def _followed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = ops.name_of(func)
+        target = args[0] if args and linear.works_in_place(name) else None
+        if isinstance(target, Tensor) and not is_on_path(target) and target._is_view():
+            # Autograd cannot: the view was made without gradients (Gemma 3n's four streams).
+            raise PathError(
+                f"`{name}`{self._where()} puts the residual stream into a part of a tensor that "
+                "does not carry it."
+            )
+        with torch.enable_grad():
+            return func(*args, **kwargs)
+
     def _cut(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = self.place()
         changed = linear.works_in_place(name) and args and is_on_path(args[0])
         if changed or is_on_path(kwargs.get("out")):
-            where = f" in {place.path}" if place.path else ""
-            raise PathError(f"`{name}`{where} changes the residual stream in place.")
+            raise PathError(f"`{name}`{self._where()} changes the residual stream in place.")
         with torch.no_grad():
             output = func(*args, **kwargs)
         read = any(tensor.is_floating_point() for tensor in ops.tensors_in(output))
         if read and place.block is None and name not in linear.FRESH:
             self.cuts.append((name, place.path))
         return output
+
+    def _where(self) -> str:
+        path = self.place().path
+        return f" in {path}" if path else ""
 
     def _part(self, constant: bool) -> Part:
         if constant:
@@ -242,8 +257,3 @@ class ResidualPath(TorchFunctionMode):
 
     def _tell(self, part: Part, values: Tensor, gradient: Tensor) -> None:
         self.arrived(part, gradient.detach(), values)
-
-
-def _followed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with torch.enable_grad():
-        return func(*args, **kwargs)

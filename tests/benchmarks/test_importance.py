@@ -118,8 +118,11 @@ def test_memory_is_that_of_one_contender(bench: Any, contender: str) -> None:
 def test_attribution_is_timed_with_its_fixes(bench: Any) -> None:
     found = bench("attribution").measure(rows=2, length=23, threads=1, turns=2, toy=True)
     assert [sorted(turn) for turn in found["turns"]] == 2 * [
-        ["cross_entropy", "few_logits", "logit", "plain"]
+        ["cross_entropy", "cross_entropy_first_order", "few_logits", "logit", "plain"]
     ]
+    curved = {name: found["columns"][name] for name in found["columns"]}
+    assert ("atp_cross_entropy", "ablation=mean,curved") in curved.pop("cross_entropy")
+    assert not [v for one in curved.values() for _, v in one if "curved" in v]
     measures = {measure for measure, _ in found["columns"]["logit"]}
     assert measures == {"atp_logit", "atp_query_logit", "atp_key_logit"}
     assert not found["reasons"]

@@ -75,6 +75,29 @@ def test_held_outputs_are_what_the_model_goes_on_with() -> None:
     assert not torch.allclose(held, plain, atol=1e-3)
 
 
+def test_held_outputs_survive_a_block_that_adds_to_them_in_place() -> None:
+    """Falcon adds its attention to the very tensor that its MLP gave."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    torch.manual_seed(6)
+    settings = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "parallel_attn": True}
+    model = FalconForCausalLM(FalconConfig(**settings, num_attention_heads=3)).eval()
+    subject = Subject(model, tiny.tokenizer("left"))
+    batch = subject.prepare(input_ids=IDS)
+    seen: list[torch.Tensor] = []
+    handle = model.transformer.h[1].mlp.register_forward_hook(
+        lambda *hooked: seen.append(hooked[2].clone())
+    )
+    plain = subject.forward(batch).logits
+    handle.remove()
+    given = feed_forward_outputs(subject, batch)
+    assert torch.equal(given["transformer.h.1.mlp"], seen[0])
+    with outputs_held(subject.model, given):
+        for _ in range(2):
+            assert torch.equal(subject.forward(batch).logits, plain)
+    assert torch.equal(given["transformer.h.1.mlp"], seen[0])
+
+
 def test_a_norm_behind_the_sum_is_refused() -> None:
     from transformers import BertConfig, BertLMHeadModel
 

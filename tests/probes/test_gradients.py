@@ -265,6 +265,9 @@ def test_what_cannot_be_differentiated_is_refused(subject: Subject) -> None:
         z_gradients(subject, batch, lambda output: output.logits[:, :, 3])
     with pytest.raises(TapError, match="by a path that gradients can go"):
         z_gradients(subject, batch, lambda output: output.logits[:, -1, 3].detach())
+    with pytest.raises(TapError, match="by a path that gradients can go"):
+        weight = subject.model.get_input_embeddings().weight
+        z_gradients(subject, batch, lambda _: weight.sum(1)[:2])
     with pytest.raises(TapError, match=r"vision.L0, vision.L1 were not. Add what reaches it"):
         vlm = Subject(tiny.llava(), tiny.llava_processor())
         some = [Site("vision", 0), Site("vision", 1)]

@@ -21,21 +21,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Activity:
-    """How much each head wrote on each example.
+class HeadValues:
+    """One number for each head and example.
 
     Attributes:
-        values: float64 ``[example head]``: mean length over the positions that count.
+        values: float64 ``[example head]``; NaN where a head has none.
         examples: ids.
         heads: tower by tower.
-        of: per head, ``contribution`` (z times the head's output matrix) or ``z`` where the matrix
-            is not known: lengths of the two kinds are not comparable.
+        of: per head what the number is taken of. Activity: ``contribution`` (z times the head's
+            output matrix), or ``z`` where the matrix is not known; lengths of the two kinds are not
+            comparable.
+        unit: of the numbers; empty for lengths.
     """
 
     values: NDArray[np.float64]
     examples: tuple[str, ...]
     heads: tuple[Head, ...]
     of: tuple[str, ...]
+    unit: str = ""
 
 
 def head_activity(
@@ -44,8 +47,8 @@ def head_activity(
     towers: Sequence[str],
     where: Where = "last",
     last: int = LAST,
-) -> Activity:
-    """The activity of every head of some towers on every example.
+) -> HeadValues:
+    """How much every head of some towers writes: its mean length over the positions that count.
 
     Raises:
         ValueError: no example, an example that does not reach all layers, or positions that
@@ -73,7 +76,7 @@ def head_activity(
     counts = {site.site: site.heads for site in subject.layout.sites}
     heads = [Head(s.tower, s.layer, head) for s in grams for head in range(counts[s])]
     of = ["z" if grams[head.site] is None else "contribution" for head in heads]
-    return Activity(torch.cat(blocks).numpy(), tuple(ids), tuple(heads), tuple(of))
+    return HeadValues(torch.cat(blocks).numpy(), tuple(ids), tuple(heads), tuple(of))
 
 
 def output_grams(subject: Subject, towers: Sequence[str]) -> dict[Site, Tensor | None]:

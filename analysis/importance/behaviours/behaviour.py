@@ -23,6 +23,7 @@ from analysis.importance.behaviours.probe_sequences import (
     refuse_no_decoder,
 )
 from analysis.measures import select_measures
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from analysis.tally import Tally
 from probes.listening import listen
@@ -62,13 +63,19 @@ class Behaviour:
     sequences: int = 8
     seed: int = 0
     name: str = "behaviour"
+    progress: Progress = field(default_factory=Progress, repr=False)
     _scores: BatchScores | None = field(default=None, repr=False)
 
     def begin(self, subject: Subject, data: Data) -> None:
         """Run the probe."""
         refuse_no_decoder(subject, self.name)
-        batches = self.probe(subject)
-        self._scores = BatchScores.merge([_scored(subject, batch) for batch in batches])
+        batches, parts = self.probe(subject), []
+        stage = self.progress.stage(INPUTS, len(batches), "batches")
+        for batch in batches:
+            parts.append(_scored(subject, batch))
+            stage.step()
+        stage.end()
+        self._scores = BatchScores.merge(parts)
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
         """Nothing: the data are not looked at."""

@@ -25,6 +25,7 @@ from analysis.importance.behaviours.probe_sequences import (
     prepared,
     refuse_no_decoder,
 )
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
 from analysis.tally import Tally
 
@@ -62,6 +63,7 @@ class Retrieval:
     options: NeedleOptions = field(default_factory=NeedleOptions)
     own_text: bool = True
     name: str = "retrieval"
+    progress: Progress = field(default_factory=Progress, repr=False)
     share: float = float("nan")
     _scores: BatchScores | None = field(default=None, repr=False)
     _trials: list[dict[str, object]] = field(default_factory=list, repr=False)
@@ -77,11 +79,15 @@ class Retrieval:
         filler = text_of(data, _MOST_FILLER) if self.own_text else []
         parts = []
         self._trials = []
-        for group in _groups(needle_trials(subject, self.options, filler)):
+        trials = needle_trials(subject, self.options, filler)
+        stage = self.progress.stage(INPUTS, len(trials), "trials")
+        for group in _groups(trials):
             seen, said = run_trials(subject, group)
             recalls = [recall(trial, row) for trial, row in zip(group, said, strict=True)]
             parts.append(retrieval_scores(seen, group, said, recalls, self.options.seed))
             self._trials += [_line(trial, r) for trial, r in zip(group, recalls, strict=True)]
+            stage.step(len(group))
+        stage.end()
         self._scores = BatchScores.merge(parts)
         self.share = sum(bool(line["accepted"]) for line in self._trials) / len(self._trials)
 

@@ -36,14 +36,14 @@ class NodeDrops:
 
     Attributes:
         query, key: with the fixes; ``query_plain`` and ``key_plain`` are linear.
-        value: linear, as z is in the values.
+        value: linear, as z is in the values; None where no replaced values were given.
     """
 
     query: Tensor
     query_plain: Tensor
     key: Tensor
     key_plain: Tensor
-    value: Tensor
+    value: Tensor | None = None
 
 
 def node_drops(
@@ -52,7 +52,7 @@ def node_drops(
     *,
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None = None,
     rows: int | None = None,
 ) -> list[NodeDrops]:
     """Drops of some objectives for replaced queries, keys and values of every head of a call.
@@ -72,10 +72,12 @@ def node_drops(
         raise ValueError(no_scores_sentence(call))
     by_query = replace(call, query=query.to(call.query.dtype).expand_as(call.query))
     by_key = replace(call, key=key.to(call.key.dtype).expand_as(call.key))
-    other_value = value.to(call.value.dtype).expand_as(call.value)
+    other_value = None if value is None else value.to(call.value.dtype).expand_as(call.value)
     shape = (call.batch, call.heads, call.queries)
+    nodes = 4 if other_value is None else 5
     made = [
-        NodeDrops(*(torch.zeros(shape, device=call.device) for _ in range(5))) for _ in gradients
+        NodeDrops(*(torch.zeros(shape, device=call.device) for _ in range(nodes)))
+        for _ in gradients
     ]
     streams = (call.tiles(rows=rows), by_query.tiles(rows=rows), by_key.tiles(rows=rows))
     for tile, queried, keyed in zip(*streams, strict=True):
@@ -86,12 +88,13 @@ def node_drops(
         for gradient, drops in zip(gradients, made, strict=True):
             g = pattern_gradient(tile, gradient)
             slope = pattern * (g - (pattern * g).sum(-1, keepdim=True))
-            swapped = pattern_gradient(tile, gradient, other_value)
-            drops.value[here] = (pattern * (g - swapped)).sum(-1)
             drops.query[here] = ((pattern - queried.pattern) * g).sum(-1)
             drops.query_plain[here] = (slope * (tile.scores - queried.scores)).sum(-1)
             drops.key_plain[here] = -(slope * delta).sum(-1)
             drops.key[here] = by_key_alone.sum_with(g)
+            if drops.value is not None:
+                swapped = pattern_gradient(tile, gradient, other_value)
+                drops.value[here] = (pattern * (g - swapped)).sum(-1)
     return made
 
 
@@ -150,12 +153,16 @@ def _single_key_drop_per_contrast(tile: Tile, delta: Tensor) -> _SingleKeyDrops:
     assert scores is not None
     best, where = scores.max(-1, keepdim=True)
     without = scores.scatter(-1, where, MASKED_SCORE)
-    of_others = torch.logsumexp(without, -1, keepdim=True)
+    others = torch.softmax(without, -1)
+    # The largest weight of a softmax is 1 / sum of exp(score - largest score): half the work of a
+    # logsumexp beside it.
+    of_others = without.amax(-1, keepdim=True) - others.amax(-1, keepdim=True).log()
     alone = of_others <= MASKED_SCORE / 2
-    odds = scores - torch.logaddexp(best, of_others) - torch.log1p(-pattern.clamp_max(0.75))
-    weight = (pattern - torch.sigmoid(odds + delta)) / (1 - pattern.clamp_max(0.75))
+    rest = 1 - pattern.clamp_max(0.75)
+    odds = scores - torch.logaddexp(best, of_others) - rest.log()
+    weight = (pattern - torch.sigmoid(odds + delta)) / rest
     weight = weight.scatter(-1, where, 0.0).masked_fill(alone, 0.0)
     odds_of_top = best - of_others
     moved = torch.sigmoid(odds_of_top + delta.gather(-1, where))
     top = (torch.sigmoid(odds_of_top) - moved).masked_fill(alone, 0.0)
-    return _SingleKeyDrops(weight, pattern, torch.softmax(without, -1), top, where)
+    return _SingleKeyDrops(weight, pattern, others, top, where)

@@ -11,6 +11,7 @@ from analysis.importance.targets import Data
 from probes.attention_call import AttentionCall
 from probes.heads import Site
 from probes.listening import listen
+from probes.replay import logits_unread
 from probes.tokens.map import ROLES, TokenMap
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _PAD = ROLES.index("pad")
 PARTS = ("query", "key", "value", "z")
+PASS_NAME = "means of queries and keys"
+"""What their pass over the data is called where progress is shown."""
 
 
 class AttentionMeans:
@@ -40,8 +43,9 @@ class AttentionMeans:
             def hear(call: AttentionCall, tokens: TokenMap = batch.tokens) -> None:
                 self._add(call, tokens)
 
+            settings = logits_unread(subject, batch)
             with listen(subject, batch, hear):
-                subject.forward(batch)
+                subject.forward(batch, **settings)
 
     def of(self, call: AttentionCall, part: str) -> Tensor:
         """Float32 ``[head 1 width]`` of ``query``, ``key`` or ``value``, of the heads they have."""

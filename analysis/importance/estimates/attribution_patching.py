@@ -6,7 +6,8 @@ the first-order estimate of what the model loses without the head: the estimate 
 `importance_EFFECT` with the same ablation, in the same sign.
 
 Where that is next to nothing, because the model has learned its data, the variant ``curved`` of the
-effect on cross entropy adds curvature: see `analysis.importance.estimates.curvature`.
+effect on cross entropy adds the curvature of the output's softmax: see
+`analysis.importance.estimates.curvature`.
 
 `atp_query` and `atp_key` ask the same of where a head looks: its queries (keys) replaced by their
 mean over the data, values kept. They carry AtP*'s fixes for saturated softmaxes; the variants
@@ -28,14 +29,15 @@ import torch
 from torch import Tensor
 
 from analysis.importance.effects import Effect
-from analysis.importance.estimates.attention_means import AttentionMeans
-from analysis.importance.estimates.curvature import second_order
+from analysis.importance.estimates.attention_means import PASS_NAME, AttentionMeans
+from analysis.importance.estimates.curvature import output_curvature
 from analysis.importance.estimates.node_sums import node_sums, z_sums
-from analysis.importance.estimates.objectives import BatchObjectives, Objectives, kept_settings
-from analysis.importance.replacements import Replacement, mean_change, replacement_named
+from analysis.importance.estimates.objectives import Objectives, kept_settings
+from analysis.importance.replacements import Replacement, mean_changes, replacement_named
 from analysis.importance.score_sheet import ScoreSheet
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from probes.attention_call import AttentionCall
 from probes.gradients import ZGradients, gradients_of
@@ -50,21 +52,27 @@ if TYPE_CHECKING:
     from probes.subject import Subject
 
 PREFIXES = ("atp", "atp_query", "atp_key")
+_NODES = ("query", "query_plain", "key", "key_plain")
 
 
 @dataclass
 class AttributionPatching:
     """The study `atp`: one forward per batch and one backward per effect.
 
-    The second-order estimate takes one forward and three backward passes more: six in all, whatever
-    the number of heads. The null of an estimate is the mean of the layer's other heads.
+    Curvature takes a forward and a backward more: four passes in all, whatever the number of heads.
+    The null of an estimate is the mean of the layer's other heads.
+
+    Attributes:
+        curved: whether the effect on cross entropy gets its variant ``curved``.
     """
 
     options: StudyOptions
+    curved: bool = True
     name: str = "atp"
     objectives: Objectives = field(init=False)
     replacement: Replacement = field(init=False)
     means: AttentionMeans = field(default_factory=AttentionMeans)
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     def __post_init__(self) -> None:
         self.objectives = Objectives(self.options, self.name)
@@ -75,9 +83,10 @@ class AttributionPatching:
     def begin(self, subject: Subject, data: Data) -> None:
         """Find out what is read, and what stands in for outputs, queries and keys."""
         self.objectives.begin(subject, data)
-        self.replacement.begin(subject, data)
+        counted = self.progress.over(self.replacement.pass_name, data)
+        self.replacement.begin(subject, counted)
         if self._of_attention != "zero":
-            self.means.begin(subject, data)
+            self.means.begin(subject, self.progress.over(PASS_NAME, data))
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
         """The estimates for every head on every example of a batch."""
@@ -92,23 +101,29 @@ class AttributionPatching:
             no_gates = "A model of one block has no other block that gradients could go around."
         objectives = self.objectives.of(batch, forward.output, positions)
         sheet = ScoreSheet(batch, objectives.reading.counts)
-        changes = {site: mean_change(self.replacement, forward, site) for site in forward.z}
+        changes = dict(mean_changes(self.replacement, forward, list(forward.z)))
         prefixes = (*PREFIXES, "atp_graddrop") if self.options.graddrop else PREFIXES
         reasons = self.objectives.reasons(subject.towers, *prefixes)
         for effect in self.objectives.effects:
             final = effect is self.objectives.effects[-1] and not self.options.graddrop
+            bends = effect.name == "cross_entropy" and self.replacement.draws == 1
             with differentiating():
                 value = objectives.value(effect)
             found = gradients_of(forward, value, last=final)
-            for site, change in changes.items():
-                sums = z_sums(batch, site, found, change)
+            first = {s: z_sums(batch, s, found, change) for s, change in changes.items()}
+            for site, sums in first.items():
                 sheet.add(site, f"atp_{effect.name}", effect.unit, sums, variant=self._variant)
                 why = self._attention(sheet, effect, site, found)
                 if why:
                     for prefix in PREFIXES[1:]:
                         reasons[site.tower, f"{prefix}_{effect.name}"] = why
-            if effect.name == "cross_entropy" and self.replacement.draws == 1:
-                self._second_order(sheet, subject, effect, changes, found, objectives)
+            if bends and self.curved:
+                seed = self.options.seed
+                more = output_curvature(subject, batch, changes, objectives, seed=seed)
+                for site, values in more.items():
+                    variant = f"{self._variant},curved"
+                    both = first[site] + values
+                    sheet.add(site, f"atp_{effect.name}", effect.unit, both, variant=variant)
             if no_gates:
                 for tower in subject.towers:
                     reasons[tower, f"atp_graddrop_{effect.name}"] = no_gates
@@ -134,7 +149,7 @@ class AttributionPatching:
 
     def _attention(self, sheet: ScoreSheet, effect: Effect, site: Site, found: ZGradients) -> str:
         """Add the query and key columns of a site, or say why there are none."""
-        sums = node_sums(sheet.batch, site, [found], self._stand_in)
+        sums = node_sums(sheet.batch, site, [found], self._stand_in, nodes=_NODES)
         if isinstance(sums, str):
             return sums
         variant = f"ablation={self._of_attention}"
@@ -144,22 +159,6 @@ class AttributionPatching:
             plain = sums[f"{node}_plain"]
             sheet.add(site, measure, effect.unit, *plain, variant=f"{variant},plain")
         return ""
-
-    def _second_order(
-        self,
-        sheet: ScoreSheet,
-        subject: Subject,
-        effect: Effect,
-        changes: Mapping[Site, Tensor],
-        intact: ZGradients,
-        objectives: BatchObjectives,
-    ) -> None:
-        found = second_order(
-            subject, sheet.batch, changes, intact, objectives, effect, seed=self.options.seed
-        )
-        for site, values in found.items():
-            variant = f"{self._variant},curved"
-            sheet.add(site, f"atp_{effect.name}", effect.unit, values, variant=variant)
 
     def _graddrop(
         self,

@@ -2,8 +2,9 @@
 
 `direct_logit` (Elhage et al., 2021, "A Mathematical Framework for Transformer Circuits"): what a
 head writes to the residual stream, read off by the unembedding with the scale of the last norm
-frozen. In units of the target's logit minus the wrong one's, where the data names it, else minus
-the mean logit, which takes out what all logits share.
+frozen (and that of a soft cap on the logits, where there is one). In units of the target's logit
+minus that of the class `wrong`, where the data names one, else minus the mean logit of all that can
+come, which takes out what all logits share.
 
 `direct_effect_logit`: the same for ``z - z'``, with ``z'`` what an ablation puts in the head's
 place: what the logit loses if later layers see the head as before. Beside `importance_logit` it
@@ -25,15 +26,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from analysis.importance.estimates.objectives import kept_settings
 from analysis.importance.readings import Reading
-from analysis.importance.replacements import Replacement, mean_change, replacement_named
+from analysis.importance.replacements import Replacement, mean_changes, replacement_named
 from analysis.importance.score_sheet import ScoreSheet
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import PREDICTED, Data, Reader
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from probes.direct.direct_path import DirectContributions, contributions_to
 from probes.direct.residual_path import PathError
 from probes.listening import listen
+from probes.replay import kept_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     from probes.subject import Subject
 
 MEASURES = ("direct_logit", "direct_effect_logit")
+_IMPOSSIBLE = -3e4
+"""Logits below are masks: some models forbid tokens by the lowest number of their dtype."""
 TABLE_COLUMNS = ("tower", "layer", "part", "value")
 
 
@@ -59,6 +65,7 @@ class Direct:
     reader: Reader | None = None
     replacement: Replacement = field(init=False)
     account: PartSums = field(init=False)
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     def __post_init__(self) -> None:
         self.account = PartSums()
@@ -80,7 +87,8 @@ class Direct:
                 + ("this model gives vectors." if vectors else "the data has no targets.")
                 + (" Load it with its head." if vectors else " Give `--label predicted`.")
             )
-        self.replacement.begin(subject, data)
+        counted = self.progress.over(self.replacement.pass_name, data)
+        self.replacement.begin(subject, counted)
         self.account = PartSums()
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
@@ -95,10 +103,9 @@ class Direct:
             self.account.skip(batch.size)
             return sheet.scores({(t, m): str(why) for t in subject.towers for m in MEASURES})
         variant = f"ablation={self.options.ablation}"
-        for site in found[0].gradient:
+        for site, change in mean_changes(self.replacement, found[0], list(found[0].gradient)):
             added = [one.head_sums[site] for one in found]
             sheet.add(site, "direct_logit", "logits", added[0], _second(added))
-            change = mean_change(self.replacement, found[0], site)
             lost = [one.summed((change * one.gradient[site]).sum(-1)) for one in found]
             sheet.add(site, "direct_effect_logit", "logits", lost[0], _second(lost), variant)
         self.account.add(found[0], counts)
@@ -114,7 +121,7 @@ class Direct:
         """
         if self.account.examples != tally.examples:  # resumed, or other processes did some
             self.account = PartSums()
-            for batch in data():
+            for batch in self.progress.over("parts of the stream", data)():
                 assert self.reader is not None
                 try:
                     found = self._contributions(subject, batch)
@@ -128,19 +135,21 @@ class Direct:
         """To the target's logit and, where there is one, to the shuffled target's."""
         assert self.reader is not None
         reader, reading = self.reader, self.reader.reading(batch)
+        positions = kept_positions(subject, batch, reading.positions)
         known: list[Reading] = []
 
         def seen(output: Any) -> Reading:
             if not known:
-                read = reading.of(output).detach() if self.options.label else torch.empty(0)
+                label = self.options.label
+                read = reading.of(output, positions).detach() if label else torch.empty(0)
                 known.append(reader.predicted(reading, batch, read))
             return known[0]
 
         def target(output: Any) -> Tensor:
-            return logit_metric(seen(output), output)
+            return logit_metric(seen(output), output, positions)
 
         def shuffled(output: Any) -> Tensor:
-            return logit_metric(seen(output), output, null=True)
+            return logit_metric(seen(output), output, positions, null=True)
 
         metrics = [target]
         predicted = self.options.label == PREDICTED and reader.classes > 1
@@ -149,13 +158,16 @@ class Direct:
         listens = getattr(self.replacement, "listens", False)
         heard = listen(subject, batch, self.replacement.on_call) if listens else nullcontext()
         with heard:
-            return contributions_to(subject, batch, metrics)
+            return contributions_to(subject, batch, metrics, settings=kept_settings(positions))
 
 
-def logit_metric(reading: Reading, output: Any, *, null: bool = False) -> Tensor:
+def logit_metric(
+    reading: Reading, output: Any, positions: Tensor | None = None, *, null: bool = False
+) -> Tensor:
     """``[example]``: the target's logit minus the wrong one's or the mean, summed over reads.
 
     Args:
+        positions: the positions that the logits hold, None for all.
         null: of the shuffled target instead.
 
     Raises:
@@ -164,10 +176,12 @@ def logit_metric(reading: Reading, output: Any, *, null: bool = False) -> Tensor
     target = reading.shuffled if null else reading.target
     if not reading.reads or bool((target < 0).any()):
         raise PathError("Every read must have a target, and some of this batch have none.")
-    read = reading.of(output)
+    read = reading.of(output, positions)
     target, wrong = target.to(read.device), reading.wrong.to(read.device)
     other = read.gather(1, wrong.clamp_min(0)[:, None])[:, 0]
-    other = torch.where(wrong >= 0, other, read.mean(-1))
+    can_come = read.detach() > _IMPOSSIBLE
+    mean = torch.where(can_come, read, 0.0).sum(-1) / can_come.sum(-1)
+    other = torch.where(wrong >= 0, other, mean)
     return reading.per_example(read.gather(1, target[:, None])[:, 0] - other)
 
 

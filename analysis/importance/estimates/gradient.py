@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from analysis.importance.effects import Effect
-from analysis.importance.estimates.attention_means import AttentionMeans
+from analysis.importance.estimates.attention_means import PASS_NAME, AttentionMeans
 from analysis.importance.estimates.node_sums import node_sums, z_sums
 from analysis.importance.estimates.objectives import Objectives, kept_settings
 from analysis.importance.score_sheet import ScoreSheet
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from probes.gradients import ZGradients, gradients_of
 from probes.heads import Site
@@ -57,6 +58,7 @@ class MaskGradient:
     name: str = "gradient"
     objectives: Objectives = field(init=False)
     means: AttentionMeans = field(default_factory=AttentionMeans)
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     def __post_init__(self) -> None:
         self.objectives = Objectives(self.options, self.name)
@@ -64,7 +66,7 @@ class MaskGradient:
     def begin(self, subject: Subject, data: Data) -> None:
         """Find out what is read, and the mean queries, keys, values and outputs of the data."""
         self.objectives.begin(subject, data)
-        self.means.begin(subject, data)
+        self.means.begin(subject, self.progress.over(PASS_NAME, data))
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
         """The scores of every head on every example of a batch."""
@@ -72,7 +74,8 @@ class MaskGradient:
         settings = kept_settings(positions)
         forward = z_forward(subject, batch, calls=True, settings=settings)
         objectives = self.objectives.of(batch, forward.output, positions)
-        sheet = ScoreSheet(batch, objectives.reading.counts)
+        reading = objectives.reading
+        sheet = ScoreSheet(batch, reading.counts, reading.unread)
         reasons = self.objectives.reasons(subject.towers, "mask_gradient", "hisp")
         for effect in self.objectives.effects:
             with differentiating():

@@ -27,12 +27,18 @@ NODES = tuple(node.name for node in fields(NodeDrops))
 
 
 def node_sums(
-    batch: Batch, site: Site, sides: Sequence[ZGradients], stand_in: StandIn
+    batch: Batch,
+    site: Site,
+    sides: Sequence[ZGradients],
+    stand_in: StandIn,
+    *,
+    nodes: Sequence[str] = NODES,
 ) -> dict[str, list[Tensor]] | str:
-    """Node (`NODES`) -> float64 ``[example head]`` for each side, or why there is none.
+    """Node -> float64 ``[example head]`` for each side, or why there is none.
 
     Args:
         sides: gradients of several objectives of one forward, with its calls.
+        nodes: which of `NODES`.
     """
     total: dict[str, list[Tensor]] = {}
     for pairs in zip(*(side.by_call(site) for side in sides), strict=True):
@@ -44,10 +50,10 @@ def node_sums(
             [gradient for _, gradient in pairs],
             query=stand_in(call, "query"),
             key=stand_in(call, "key"),
-            value=stand_in(call, "value"),
+            value=stand_in(call, "value") if "value" in nodes else None,
         )
         example = examples_of(batch, site, (call.batch, call.queries), call.query_index)
-        for node in NODES:
+        for node in nodes:
             sums = [
                 per_example(getattr(drop, node).transpose(1, 2), example, batch.size)
                 for drop in drops

@@ -35,6 +35,7 @@ from analysis.importance.estimates.sink_keys import sink_keys
 from analysis.importance.score_sheet import ScoreSheet, examples_of, per_example
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from probes.gradients import ZGradients, gradients_of
 from probes.heads import Site
@@ -58,6 +59,7 @@ class Relevancy:
     options: StudyOptions
     name: str = "relevancy"
     objectives: Objectives = field(init=False)
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     def __post_init__(self) -> None:
         self.objectives = Objectives(self.options, self.name)
@@ -73,7 +75,8 @@ class Relevancy:
         settings = kept_settings(positions)
         forward = z_forward(subject, batch, calls=True, settings=settings)
         objectives = self.objectives.of(batch, forward.output, positions)
-        sheet = ScoreSheet(batch, objectives.reading.counts)
+        reading = objectives.reading
+        sheet = ScoreSheet(batch, reading.counts, reading.unread)
         once = torch.ones(batch.size)
         for effect in self.objectives.effects:
             first = effect is self.objectives.effects[0]
@@ -100,15 +103,18 @@ class Relevancy:
         """`relevancy_maps` of the first `MAPS_KEPT` examples; see the function of that name."""
         import pandas as pd
 
-        frames, kept = [], 0
+        frames, kept, wanted = [], 0, min(MAPS_KEPT, tally.examples)
+        stage = self.progress.stage("maps", wanted)
         for batch in data():
             frame = self.maps(subject, batch)
             if not frame.empty:
                 order = {example.id: number for number, example in enumerate(batch.examples)}
                 frames.append(frame[frame["example"].map(order) < MAPS_KEPT - kept])
             kept += batch.size
+            stage.reach(min(kept, wanted), 0)
             if kept >= MAPS_KEPT:
                 break
+        stage.end()
         return {"relevancy_maps": pd.concat(frames, ignore_index=True)} if frames else {}
 
     def maps(self, subject: Subject, batch: Batch) -> pd.DataFrame:

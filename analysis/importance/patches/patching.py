@@ -19,9 +19,12 @@ from analysis.importance.patches.both_runs import BothRuns, head_effects
 from analysis.importance.patches.foreign import Strangers, strange_outputs
 from analysis.importance.patches.pairs import DIRECTIONS, Direction, Pairs, is_pair, pair_up
 from analysis.importance.patches.patched_positions import Positions
+from analysis.importance.replaced_rows import replaced_rows
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
+from analysis.touched import Place, Touched
 from probes.heads import Site
 from probes.inputs import InputError
 
@@ -54,6 +57,7 @@ class Patching:
     directions: Sequence[Direction] = DIRECTIONS
     heads: Mapping[Site, Sequence[int]] | None = None
     null: bool = True
+    progress: Progress = field(default_factory=Progress, repr=False)
     strangers: Strangers | None = None
 
     @property
@@ -73,7 +77,7 @@ class Patching:
                 "Patching must have pairs: examples with `corrupt`, `correct` and `wrong`, got "
                 "none. Add these fields, or choose pairs-induction, pairs-shapes or pairs-scenes."
             )
-        _refuse_unfit(subject, batches)
+        _refuse_unfit(subject, batches, self.progress)
         self.strangers = Strangers(batches, self.options.seed) if self.null else None
 
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
@@ -87,12 +91,14 @@ class Patching:
         columns: list[Column] = []
         sums: list[tuple[Tensor, ...]] = []
         reasons: dict[tuple[str, str], str] = {}
+        touched: dict[Place, Touched] = {}
         for direction in self.directions:
             measure = f"patch_{direction}_logit_difference"
             effects, why = self._effects(runs, direction)
             nulls = self._nulls(subject, runs, direction)
             reasons |= {(tower, measure): text for tower, text in why.items()}
             for site, effect in effects.items():
+                replaced = self._rows(runs, direction, site)
                 for share in (False, True):
                     name, unit = (f"{measure}_share", SHARE_UNIT) if share else (measure, UNIT)
                     chosen = self._heads(runs)[site]
@@ -101,13 +107,21 @@ class Patching:
                         for head in chosen
                     ]
                     sums.append(_sums(effect, nulls.get(site), runs.gap if share else None))
+                    touched[site.tower, site.layer, name, self.at.variant] = replaced
         if not columns:
             return BatchScores.nothing(ids, reasons)
         above, below, null_above, null_below = (
             _rows(torch.cat(part, dim=1), rows, len(ids)) for part in zip(*sums, strict=True)
         )
         return BatchScores(
-            tuple(columns), above, below, null_above, null_below, examples=ids, reasons=reasons
+            tuple(columns),
+            above,
+            below,
+            null_above,
+            null_below,
+            examples=ids,
+            reasons=reasons,
+            touched=touched,
         )
 
     def finish(self, subject: Subject, data: Data, tally: Tally) -> Mapping[str, pd.DataFrame]:
@@ -115,7 +129,7 @@ class Patching:
         import pandas as pd
 
         frames = []
-        for batch in data():
+        for batch in self.progress.over("logits of pairs", data)():
             examples = [example for example in batch.examples if is_pair(example)]
             if examples:
                 frames.append(differences(subject, pair_up(subject, examples)))
@@ -132,6 +146,14 @@ class Patching:
         donor = runs.donor(direction).z
         return head_effects(runs, direction, donor, self._heads(runs), self.at, self.options.copies)
 
+    def _rows(self, runs: BothRuns, direction: Direction, site: Site) -> Touched:
+        """What exchanging each head's output changed."""
+        base, donor = runs.base(direction), runs.donor(direction)
+        mask = self.at.mask(runs.pairs, base, site)
+        assert not isinstance(mask, str)
+        found = replaced_rows(base.batch, site, base.z[site], donor.z[site], mask)
+        return found.each(self._heads(runs)[site])
+
     def _nulls(self, subject: Subject, runs: BothRuns, direction: Direction) -> dict[Site, Tensor]:
         if not self.strangers:
             return {}
@@ -142,14 +164,17 @@ class Patching:
         return head_effects(runs, direction, donor, self._heads(runs), self.at, copies)[0]
 
 
-def _refuse_unfit(subject: Subject, batches: Sequence[Batch]) -> None:
+def _refuse_unfit(subject: Subject, batches: Sequence[Batch], progress: Progress) -> None:
     unfit: dict[str, InputError] = {}
     pairs = [e for batch in batches for e in batch.examples if is_pair(e)]
+    stage = progress.stage("pairs", len(pairs))
     for example in pairs:
         try:
             pair_up(subject, [example])
         except InputError as error:
             unfit[example.id] = error
+        stage.step()
+    stage.end()
     if unfit:
         names = ", ".join(unfit)
         raise ValueError(

@@ -39,12 +39,14 @@ def centre_scores(
     """Distance from the semantic centre, after Task-KV (arXiv 2501.15113), per example.
 
     The contribution is the mean over the last ``last`` positions of a text, all positions of a
-    tower without text. Null: unrelated directions. The distance formula could not be read in the
-    paper; this is a reconstruction.
+    tower without text; an example that does not reach a tower does not count there. Null:
+    unrelated directions. The distance formula could not be read in the paper; this is a
+    reconstruction.
     """
     columns: list[Column] = []
     sums: list[Tensor] = []
     nulls: list[Tensor] = []
+    counts: list[Tensor] = []
     reasons: dict[tuple[str, str], str] = {}
     for site in sorted(z):
         matrix = subject.layout.anatomy.output_matrix(site)
@@ -53,7 +55,7 @@ def centre_scores(
             reasons[site.tower, MEASURE] = _why(site, heads)
             continue
         try:
-            counted, example = places(batch, site, z[site], "last", last)
+            counted, example = places(batch, site, z[site], "last", last, may_miss=True)
         except ValueError as error:
             reasons[site.tower, MEASURE] = str(error)
             continue
@@ -63,15 +65,17 @@ def centre_scores(
             Column(site.tower, site.layer, head, MEASURE, f"last={last}", "cosine distance")
             for head in range(heads)
         ]
-        sums.append(centre_distance(written).cpu())
-        nulls.append(torch.full_like(sums[-1], 1 - heads**-0.5))
+        there = torch.bincount(example[counted], minlength=batch.size) > 0
+        distance = centre_distance(written).cpu()
+        sums.append(distance.masked_fill(~there[:, None], 0.0))
+        counts.append(there.double()[:, None].expand_as(distance))
+        nulls.append(counts[-1] * (1 - heads**-0.5))
     names = [example.id for example in batch.examples]
     if not sums:
         return BatchScores.nothing(names, reasons)
-    value, null = torch.cat(sums, dim=1), torch.cat(nulls, dim=1)
-    ones = torch.ones_like(value)
+    value, null, count = (torch.cat(parts, dim=1) for parts in (sums, nulls, counts))
     return BatchScores(
-        tuple(columns), value, ones, null, ones, examples=tuple(names), reasons=reasons
+        tuple(columns), value, count, null, count, examples=tuple(names), reasons=reasons
     )
 
 

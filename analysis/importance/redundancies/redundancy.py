@@ -24,10 +24,12 @@ from analysis.importance.redundancies.similar_outputs import (
     shuffled_cka,
 )
 from analysis.importance.redundancies.similar_patterns import PatternRows
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
 from analysis.statistics import REPLICATES
 from probes.heads import Head, Site
 from probes.listening import listen
+from probes.replay import logits_unread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from probes.subject import Subject
 
 PATTERN, OUTPUT = "redundancy_pattern", "redundancy_output"
-_KINDS = {PATTERN: "pattern", OUTPUT: "output"}
+_ONE_HEAD = "{} has one head, so there is no other to compare it with."
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Redundancy:
     group_at: float = GROUP_AT
     replicates: int = REPLICATES
     name: str = "redundancy"
+    progress: Progress = field(default_factory=Progress, repr=False)
     _rows: PatternRows | None = field(default=None, repr=False)
     _sample: OutputSample | None = field(default=None, repr=False)
     _patterns: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
@@ -76,9 +79,12 @@ class Redundancy:
         self._sample = sample = OutputSample(
             output_grams(subject, list(subject.towers)), seed=self.seed
         )
+        lonely = {name: _ONE_HEAD.format(name) for name, count in heads.items() if count < 2}
+        rows.reasons.update(lonely)
+        sample.reasons.update(lonely)
         self._patterns.clear()
         self._alike.clear()
-        for batch in data():
+        for batch in self.progress.over("closest heads", data)():
             sample.start(batch)
             rows.start(batch)
 
@@ -86,8 +92,9 @@ class Redundancy:
                 sample.listener(call)
                 rows.listener(call)
 
+            settings = logits_unread(subject, batch)
             with listen(subject, batch, both):
-                subject.forward(batch)
+                subject.forward(batch, **settings)
             sample.finish_batch()
             for tower in rows.towers:
                 total, count = rows.similarity(tower)
@@ -105,8 +112,9 @@ class Redundancy:
             rows.listener(call)
             z.setdefault(call.site, []).append(call.z.detach().transpose(1, 2))
 
+        settings = logits_unread(subject, batch)
         with listen(subject, batch, hear):
-            subject.forward(batch)
+            subject.forward(batch, **settings)
         names = [example.id for example in batch.examples]
         parts = [BatchScores.nothing(names, self._reasons())]
         for tower in rows.towers:
@@ -129,8 +137,13 @@ class Redundancy:
         """``similarity``: every pair of heads of a tower; ``groups``: heads that are alike."""
         import pandas as pd
 
-        patterns = {tower: total / count for tower, (total, count) in self._patterns.items()}
-        found = [("pattern", *item) for item in patterns.items()]
+        assert self._rows is not None, "begin comes first"
+        # A tower may have been given up after some batches: what those gave is not the data's.
+        found = [
+            ("pattern", tower, total / count)
+            for tower, (total, count) in self._patterns.items()
+            if tower not in self._rows.reasons
+        ]
         found += [("output", *item) for item in self._outputs().items()]
         pairs, groups = [], []
         for kind, tower, matrix in found:

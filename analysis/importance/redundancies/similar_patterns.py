@@ -35,8 +35,8 @@ class _Tower:
         chosen: long ``[batch row]``: the queries whose rows are kept, -1 where there are fewer.
         example: long ``[batch]``.
         unit: by site ``[batch head row key]``: rows of length 1.
-        to_uniform: by site ``[batch head row]``: cosine with the uniform row.
-        readable: float ``[batch row]``: fewest keys that a row may read in any layer.
+        allowed: by site bool ``[batch row key]``: keys that a row may read in that layer.
+        readable: long ``[batch row]``: fewest keys that a row may read in any layer.
         device: where rows are kept.
     """
 
@@ -44,7 +44,7 @@ class _Tower:
     example: Tensor
     device: torch.device
     unit: dict[Site, Tensor] = field(default_factory=dict)
-    to_uniform: dict[Site, Tensor] = field(default_factory=dict)
+    allowed: dict[Site, Tensor] = field(default_factory=dict)
     readable: Tensor | None = None
 
 
@@ -93,11 +93,10 @@ class PatternRows:
         if kept is None:
             kept = self._towers[name] = self._choose(call)
         # Layers may lie on several devices; what is kept lies together.
-        rows, readable = (part.to(kept.device) for part in _rows_at(call, kept.chosen))
-        length = rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        kept.unit[call.site] = rows / length
-        root = readable.clamp_min(1).sqrt()[:, None]
-        kept.to_uniform[call.site] = rows.sum(-1) / (length[..., 0] * root)
+        rows, allowed = (part.to(kept.device) for part in _rows_at(call, kept.chosen))
+        kept.unit[call.site] = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        kept.allowed[call.site] = allowed
+        readable = allowed.sum(-1)
         fewest = readable if kept.readable is None else torch.minimum(kept.readable, readable)
         kept.readable = fewest
 
@@ -118,7 +117,8 @@ class PatternRows:
         """Sums of the cosine with one other head each, and of its null.
 
         The null is the mean cosine where the other head's weights are shuffled among the keys that
-        the row may read: the product of both heads' cosines with the uniform row.
+        its row may read: each of them then has the mean of these weights. Layers may differ in
+        those keys (sliding windows).
 
         Args:
             partner: long ``[head]``.
@@ -128,13 +128,17 @@ class PatternRows:
         """
         kept, counted = self._counted(tower)
         total = torch.zeros(2, self._examples, self.heads[tower]).double()
+        counts = torch.tensor([part.shape[1] for part in _in_order(kept.unit)])
+        layer = torch.arange(len(counts)).repeat_interleave(counts).to(kept.device)
         for number, example in enumerate(kept.example.tolist()):
             rows = counted[number]
             unit = torch.cat([part[number] for part in _in_order(kept.unit)])[:, rows]
-            flat = torch.cat([part[number] for part in _in_order(kept.to_uniform)])[:, rows]
+            allowed = torch.stack([part[number] for part in _in_order(kept.allowed)])[:, rows]
             other = partner.to(unit.device)
+            theirs = allowed[layer[other]]
+            mean = unit[other].sum(-1) / theirs.sum(-1)
             total[0, example] += (unit * unit[other]).sum((1, 2)).double().cpu()
-            total[1, example] += (flat * flat[other]).sum(1).double().cpu()
+            total[1, example] += ((unit * theirs).sum(-1) * mean).sum(1).double().cpu()
         return total[0], total[1], self._rows_of(kept, counted)
 
     @property
@@ -194,10 +198,10 @@ class PatternRows:
 
 
 def _rows_at(call: AttentionCall, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """``[batch head row key]`` of the chosen queries, and ``[batch row]`` keys they may read."""
+    """``[batch head row key]`` of the chosen queries; bool ``[batch row key]``: readable or not."""
     chosen = chosen.to(call.device)
     rows = torch.zeros(*chosen.shape, call.heads, call.keys, device=call.device)
-    readable = torch.zeros(chosen.shape, device=call.device)
+    readable = torch.zeros(*chosen.shape, call.keys, dtype=torch.bool, device=call.device)
     for tile in call.tiles():
         here = chosen[tile.batch]
         inside = (here >= tile.rows.start) & (here < tile.rows.stop)
@@ -209,7 +213,7 @@ def _rows_at(call: AttentionCall, chosen: Tensor) -> tuple[Tensor, Tensor]:
         allowed = allowed.expand(tile.pattern.shape[0], *allowed.shape[1:]).to(call.device)
         first = batch + tile.batch.start
         rows[first, row, :, : tile.keys] = tile.pattern[batch, :, query]
-        readable[first, row] = allowed[batch, query].sum(-1).float()
+        readable[first, row, : tile.keys] = allowed[batch, query]
     return rows.transpose(1, 2), readable
 
 

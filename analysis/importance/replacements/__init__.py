@@ -11,7 +11,7 @@ from analysis.importance.replacements.named import replacement_named
 from analysis.importance.replacements.pattern import KnockedOut, MeanPattern, Uniform
 from analysis.importance.replacements.replacement import (
     Replacement,
-    mean_change,
+    mean_changes,
     positions_of,
     roles_of,
 )
@@ -26,7 +26,7 @@ __all__ = [
     "Uniform",
     "Zero",
     "matched_positions",
-    "mean_change",
+    "mean_changes",
     "positions_of",
     "replacement_named",
     "roles_of",

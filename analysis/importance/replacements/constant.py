@@ -32,6 +32,8 @@ class Zero(Plain):
 class Mean(Plain):
     """The head's mean over all real positions of the data, or over those of the same role."""
 
+    pass_name = "means of heads"
+
     def __init__(self, by_role: bool = False) -> None:
         self.by_role = by_role
         self.name = "mean:role" if by_role else "mean"

@@ -12,6 +12,7 @@ from probes.edits.at_call import edited_z
 from probes.edits.knock_out import knock_out
 from probes.heads import Site
 from probes.listening import listen
+from probes.replay import logits_unread
 from probes.tokens.map import ROLES
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ class Uniform(Plain):
         self._z.setdefault(call.site, []).append(self._flat(call))
 
     def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
-        parts = self._z[site]
-        z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return z.to(recorded.z[site].dtype)
+        return _joined(self._z[site]).to(recorded.z[site].dtype)
 
     def _flat(self, call: AttentionCall) -> Tensor:
         value, parts = call.value.float(), []
@@ -71,11 +70,12 @@ class MeanPattern(Plain):
     joint = False
     listens = True
     name = "mean_pattern"
+    pass_name = "mean patterns"
 
     def __init__(self) -> None:
         self._sums: dict[Site, Tensor] = {}
         self._counts: dict[Site, int] = {}
-        self._z: dict[Site, Tensor] = {}
+        self._z: dict[Site, list[Tensor]] = {}
 
     def begin(self, subject: Subject, data: Data) -> None:
         """Add up every head's pattern.
@@ -89,8 +89,9 @@ class MeanPattern(Plain):
             for tower, tokens in batch.tokens.towers.items():
                 if bool((tokens.role == _PAD).any()):
                     raise ValueError(_of_one_length(tower))
+            settings = logits_unread(subject, batch)
             with listen(subject, batch, self._add):
-                subject.forward(batch)
+                subject.forward(batch, **settings)
 
     def _add(self, call: AttentionCall) -> None:
         total = call.pattern().double().sum(0)
@@ -106,10 +107,10 @@ class MeanPattern(Plain):
     def on_call(self, call: AttentionCall) -> None:
         mean = (self._sums[call.site] / self._counts[call.site]).float()
         value = call.value.float().repeat_interleave(call.heads // call.kv_heads, 1)
-        self._z[call.site] = torch.matmul(mean, value).transpose(1, 2)
+        self._z.setdefault(call.site, []).append(torch.matmul(mean, value).transpose(1, 2))
 
     def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
-        return self._z[site].to(recorded.z[site].dtype)
+        return _joined(self._z[site]).to(recorded.z[site].dtype)
 
 
 def _of_one_length(tower: str) -> str:
@@ -129,30 +130,46 @@ class KnockedOut(Plain):
         self.name = f"knock_out:{queries}->{keys}"
         self._queries, self._keys = queries, keys
         self._z: dict[Site, list[Tensor]] = {}
+        self._examples: dict[Site, set[int]] = {}
 
     def touches(self, site: Site) -> bool:
-        return site in self._z
+        return bool(self._examples.get(site))
+
+    def reached(self, batch: Batch, site: Site) -> Tensor:
+        touched = torch.tensor(sorted(self._examples.get(site, ())), dtype=torch.long)
+        return torch.isin(torch.arange(batch.size), touched)
 
     def start(self, subject: Subject, batch: Batch) -> None:
         self._z.clear()
+        self._examples.clear()
 
     def on_call(self, call: AttentionCall) -> None:
-        if not (_has(call, self._queries, True) and _has(call, self._keys, False)):
-            return
-        z = edited_z(call, knock_out("*", self._queries, self._keys))
+        both = _examples_with(call, self._queries, True) & _examples_with(call, self._keys, False)
+        z = edited_z(call, knock_out("*", self._queries, self._keys)) if both else _z_of(call)
         self._z.setdefault(call.site, []).append(z)
+        self._examples.setdefault(call.site, set()).update(both)
 
     def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
-        parts = self._z.get(site)
-        if parts is None:  # nothing to forbid here: the head stays as it is
+        if not self.touches(site):  # nothing to forbid here: the head stays as it is
             return recorded.z[site]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return _joined(self._z[site])
 
 
-def _has(call: AttentionCall, role: str, is_query: bool) -> bool:
-    """Whether a call has queries (or keys) of a role."""
+def _joined(parts: list[Tensor]) -> Tensor:
+    """``[batch query head value_width]`` of a layer's calls, which are parts of its queries."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _z_of(call: AttentionCall) -> Tensor:
+    """A copy of the call's own z ``[batch query head value_width]``."""
+    return call.z.transpose(1, 2).clone()
+
+
+def _examples_with(call: AttentionCall, role: str, is_query: bool) -> set[int]:
+    """The examples of which a call has queries (or keys) of a role."""
     index = call.query_index if is_query else call.key_index
     if call.moment is None or call.moment.tokens is None or index is None:
-        return False
+        return set()
     tower = call.site.tower if is_query else call.key_tower or call.site.tower
-    return bool(call.moment.with_role(tower, index, (role,)).any())
+    there = index[call.moment.with_role(tower, index, (role,))].cpu()
+    return set(call.moment.tokens[tower].example[there].tolist())

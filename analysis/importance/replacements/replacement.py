@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from analysis.importance.score_sheet import reached
 from probes.alignment import flat_positions
 from probes.heads import Site
 
@@ -25,6 +27,7 @@ class Replacement(Protocol):
         draws: how many times a study asks for it and averages.
         joint: whether values do not depend on what earlier layers do, so that heads of several
             layers can be replaced together.
+        pass_name: what `begin` takes from its pass over the data; empty if it makes none.
     """
 
     @property
@@ -33,6 +36,8 @@ class Replacement(Protocol):
     def draws(self) -> int: ...
     @property
     def joint(self) -> bool: ...
+    @property
+    def pass_name(self) -> str: ...
 
     def begin(self, subject: Subject, data: Data) -> None:
         """Pass over the data, where something of it is needed."""
@@ -50,8 +55,16 @@ class Replacement(Protocol):
         """Whether there is anything to replace at a layer, in the batch that was recorded."""
         ...
 
+    def reached(self, batch: Batch, site: Site) -> Tensor:
+        """Bool ``[example]``: in which examples of it there is; others count for nothing."""
+        ...
+
     def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
-        """``z'``, broadcastable to ``[batch query head value_width]``."""
+        """``z'``, broadcastable to ``[batch query head value_width]``.
+
+        All layers are asked for in one draw before the next: what a draw takes is held for one
+        draw at a time.
+        """
         ...
 
 
@@ -61,6 +74,7 @@ class Plain:
     draws = 1
     joint = True
     listens = False
+    pass_name = ""
 
     def begin(self, subject: Subject, data: Data) -> None:
         return
@@ -74,18 +88,32 @@ class Plain:
     def start(self, subject: Subject, batch: Batch) -> None:
         return
 
+    def reached(self, batch: Batch, site: Site) -> Tensor:
+        return reached(batch, site.tower)
 
-def mean_change(replacement: Replacement, found: Any, site: Site) -> Tensor:
-    """Float32 ``[batch query head value_width]``: z minus what replaces it, the mean over draws.
 
-    Enough wherever what is asked is linear in the change.
+def mean_changes(
+    replacement: Replacement, found: Any, sites: Iterable[Site]
+) -> Iterator[tuple[Site, Tensor]]:
+    """Float32 ``[batch query head value_width]`` by site: z minus the mean of what replaces it.
+
+    Enough wherever what is asked is linear in the change. Sites come one by one, unless there are
+    several draws, which take a sum for every site.
 
     Args:
         found: anything that has ``batch`` and ``z`` by site; a replacement asks for nothing else.
     """
-    z, draws = found.z[site], replacement.draws
-    other = sum(replacement.values(found, site, draw).float() / draws for draw in range(draws))
-    return z.float() - other
+    if replacement.draws == 1:
+        for site in sites:
+            yield site, found.z[site].float() - replacement.values(found, site).float()
+        return
+    total: dict[Site, Tensor] = {}
+    for draw in range(replacement.draws):
+        for site in sites:
+            part = replacement.values(found, site, draw).float() / replacement.draws
+            total[site] = total[site].add_(part) if site in total else part
+    for site in list(total):
+        yield site, found.z[site].float() - total.pop(site)
 
 
 def roles_of(batch: Batch, site: Site, z: Tensor) -> Tensor | None:

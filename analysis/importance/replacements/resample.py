@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,20 @@ class Resample(Plain):
     A position takes the donor's position of the same role and the same number within that role
     (the third word the third word, a patch the same patch), counted round where the donor has
     fewer. Averaged over ``draws`` donors per example.
+
+    Donors run draw by draw, when their values are first asked for. What their heads gave out is
+    held for one draw at a time, and on the CPU: of a layer that is asked for, as much as the
+    batch's own z goes to the device.
     """
+
+    pass_name = "donors"
 
     def __init__(self, draws: int = 5, seed: int = 0) -> None:
         self.name, self.draws, self.seed = "resample", draws, seed
         self._examples: list[Example] = []
         self._place: dict[str, int] = {}
-        self._donors: list[HeadOutputs] = []
+        self._run: Callable[[int], HeadOutputs] | None = None
+        self._held: tuple[int, HeadOutputs] | None = None
 
     def begin(self, subject: Subject, data: Data) -> None:
         """Put the examples in an order that depends on their ids and the seed alone.
@@ -54,26 +61,34 @@ class Resample(Plain):
         self._place = {example.id: place for place, example in enumerate(self._examples)}
 
     def start(self, subject: Subject, batch: Batch) -> None:
-        """Run the donors: draw d of an example is the one d places behind it in that order."""
-        self._donors = []
-        for draw in range(1, self.draws + 1):
-            places = [self._place[example.id] + draw for example in batch.examples]
-            donors = [self._examples[place % len(self._examples)] for place in places]
-            self._donors.append(head_outputs(subject, self._prepared(subject, donors)))
-
-    def _prepared(self, subject: Subject, examples: Sequence[Example]) -> Batch:
-        if subject.processor is None or not any(e.prompt or e.pictures for e in examples):
+        """Find the donors: draw d of an example is the one d + 1 places behind it in that order."""
+        if subject.processor is None or not any(e.prompt or e.pictures for e in self._examples):
             raise ValueError(
                 "Resample ablation must be able to prepare other examples, and these batches were "
                 "made from tensors. Score data or prepared examples instead."
             )
-        return subject.prepare(examples=examples)
+
+        def run(draw: int) -> HeadOutputs:
+            places = [self._place[example.id] + draw + 1 for example in batch.examples]
+            donors = [self._examples[place % len(self._examples)] for place in places]
+            return head_outputs(subject, subject.prepare(examples=donors), device="cpu")
+
+        self._run, self._held = run, None
+
+    def _donors(self, draw: int) -> HeadOutputs:
+        assert self._run is not None, "start comes first"
+        if self._held is None or self._held[0] != draw:
+            self._held = None  # let go of one draw before the next is run
+            self._held = draw, self._run(draw)
+        return self._held[1]
 
     def values(self, recorded: RecordedForward, site: Site, draw: int = 0) -> Tensor:
-        z, other = recorded.z[site], self._donors[draw]
+        z, other = recorded.z[site], self._donors(draw)
+        if site not in other.z:
+            raise ValueError(_no_donor(recorded.batch.examples[0].id, site.tower))
         theirs = other.z[site]
         index = matched_positions(recorded.batch, other.batch, site, z, theirs)
-        return theirs.reshape(-1, *theirs.shape[2:])[index.to(theirs.device)]
+        return theirs.reshape(-1, *theirs.shape[2:])[index].to(z.device)
 
 
 def _shuffled(example_id: str, seed: int) -> bytes:
@@ -109,10 +124,13 @@ def matched_positions(batch: Batch, donors: Batch, site: Site, z: Tensor, theirs
             if not len(there):
                 there = ((their_owner == example) & (their_role != _PAD)).nonzero()[:, 0]
             if not len(there):
-                raise ValueError(
-                    f"The donor of example {batch.examples[example].id!r} must have positions in "
-                    f"{site.tower}, it has none. Give data of one kind, or choose "
-                    "`--ablation mean`."
-                )
+                raise ValueError(_no_donor(batch.examples[example].id, site.tower))
             index[here] = there[torch.arange(len(here)) % len(there)]
     return index.reshape(mine.shape)
+
+
+def _no_donor(example: str, tower: str) -> str:
+    return (
+        f"The donor of example {example!r} must have positions in {tower}, it has none. "
+        "Give data of one kind, or choose `--ablation mean`."
+    )

@@ -1,14 +1,16 @@
 """Heads that matter together, and what they are judged on."""
 
 import numpy as np
+import pytest
 import tiny_models
 import torch
 
 import headscope as hs
-from analysis.importance.confirmation import confirmation, of_half
+from analysis.importance.confirmation import confirmation, effort, of_half
 from analysis.importance.greedy import greedy_set
-from analysis.importance.leave_one_out import importance
+from analysis.importance.leave_one_out import Ablation, importance
 from analysis.importance.study import StudyOptions
+from analysis.progress import Progress
 from analysis.statistics import half_of
 from analysis.tally import Tally
 from probes.heads import Head
@@ -113,6 +115,71 @@ def test_the_chosen_set_is_ranked_on_one_half_alone():
     before = _loss(subject, [subject.prepare(examples=kept)])
     line = order[(order["kind"] == "order") & (order["removed"] == 1)].iloc[0]
     assert abs(line["value"] - (after - before)) < 1e-5
+
+
+@pytest.mark.parametrize(("ablation", "size"), [("zero", 1), ("zero", 6), ("resample", 4)])
+def test_stages_know_their_total_before_they_begin(ablation, size):
+    """Six heads: 1 and 2 heads left out at once, 2 taken one after the other; see below."""
+    subject = _subject()
+    examples = _examples()
+    batches = [subject.prepare(examples=examples[i : i + size]) for i in range(0, 6, size)]
+    study = importance(StudyOptions(ablation=ablation, draws=2))
+    heard = {}
+
+    def listen(stage):
+        heard.setdefault(stage.name, []).append((stage.done, stage.total, stage.ended))
+
+    study.progress = Progress(listen, examples=6)
+    study.begin(subject, lambda: batches)
+    assert list(heard) == (["donors"] if ablation == "resample" else [])
+    heard.clear()
+    tally = Tally(replicates=10)
+    for batch in batches:
+        tally.add(study.score(subject, batch))
+    assert sum(tally.in_half) == tally.examples == 6 and min(tally.in_half) > 1
+    tables = confirmation(subject, lambda: batches, tally, study)
+    chooses, judges = (half * (2 if ablation == "resample" else 1) for half in tally.in_half)
+    joint = tables["joint"]
+    assert {name: told[0] for name, told in heard.items()} == {
+        "one after the other": (0, 5 * chooses, False),
+        "sets of heads": (0, len(joint) * judges, False),
+        "pruning": (0, len(tables["pruning"]) * judges, False),
+    }
+    for told in heard.values():
+        done = [entry[0] for entry in told]
+        assert done == sorted(done)
+        assert told[-1] == (told[0][1], told[0][1], True)
+        assert not any(ended for *_, ended in told[:-1])
+    # Fewer than twenty sets match: 2 others for one head, 2 or 8 for two of one or two layers.
+    assert len(joint) < 3 * 21
+
+
+def test_the_effort_is_what_the_stages_count(monkeypatch):
+    """18 heads in layers of 6, so that there are more than enough sets to draw four from."""
+    subject = Subject(tiny_models.llama(), tiny_models.tokenizer())
+    examples = _examples()
+    batches = [subject.prepare(examples=examples)]
+    totals, passes = {}, []
+    study = importance(StudyOptions(ablation="zero"))
+    study.progress = Progress(lambda stage: totals.setdefault(stage.name, stage.total))
+    study.begin(subject, lambda: batches)
+    tally = Tally(replicates=10)
+    tally.add(study.score(subject, batches[0]))
+    real = Ablation.record
+
+    def counted(self, subject, batch):
+        passes.append({half_of(example.id, 0) for example in batch.examples})
+        return real(self, subject, batch)
+
+    monkeypatch.setattr(Ablation, "record", counted)
+    monkeypatch.setattr("analysis.importance.confirmation.RANDOMS", 4)
+    tables = confirmation(subject, lambda: batches, tally, study)
+    assert len(tables["joint"]) == 3 * (1 + 4)
+    needed = effort(18)
+    first, second = tally.in_half
+    assert totals["one after the other"] == needed.sets[0] * first
+    assert totals["sets of heads"] + totals["pruning"] == needed.sets[1] * second
+    assert [passes.count({half}) for half in (0, 1)] == list(needed.passes)
 
 
 def test_patterns_cannot_be_judged_together():

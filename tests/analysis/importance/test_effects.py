@@ -103,3 +103,14 @@ def test_the_effect_is_the_drop_of_an_objective_with_a_gradient(name):
 def test_an_unknown_effect_is_a_sentence():
     with pytest.raises(ValueError, match="An effect must be one of cross_entropy, .*got 'loss'"):
         effect_named("loss")
+
+
+@pytest.mark.parametrize("name", ["jsd", "flip", "accuracy", "cross_entropy", "margin"])
+def test_a_broken_output_is_no_small_effect(name):
+    broken = CHANGED.clone()
+    broken[1, 0] = math.nan
+    effect = effect_named(name)
+    kept = effect.kept(INTACT, TARGETS, NONE)
+    change = effect.change(kept, broken, TARGETS, NONE)[:, 0]
+    assert change.isnan().tolist() == [False, True]
+    assert torch.equal(change[:1], _change(name)[:1, 0])

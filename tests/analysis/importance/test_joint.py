@@ -95,6 +95,25 @@ def test_mean_replacement_of_several_layers_at_once(subject: Subject, batches: l
     assert frame["value"][0] == pytest.approx(lost / count, abs=1e-6)
 
 
+def test_sets_say_how_many_rows_they_changed(subject: Subject, batches: list) -> None:
+    words = [6, 7, 3, 10, 3]
+    zero = begun(subject, batches, ablation="zero")
+    judged: list[int] = []
+    frame = effects_of_sets(subject, lambda: batches, SETS, zero, judged=judged.append).frame()
+    assert frame["rows_changed"].tolist() == [3 * sum(words), 0, sum(words)]
+    assert judged == [3, 3, 3, 2, 2, 2]
+    kept = effects_of_sets(
+        subject, lambda: batches, SETS, zero, only={"e1", "e4"}.__contains__, judged=judged.append
+    )
+    assert kept.rows_changed == (3 * (7 + 3), 0, 7 + 3)
+    assert judged[6:] == [1] * 6
+    resample = begun(subject, batches, ablation="resample", draws=2)
+    judged.clear()
+    drawn = effects_of_sets(subject, lambda: batches, SETS, resample, judged=judged.append)
+    assert drawn.rows_changed == (2 * 3 * sum(words), 0, 2 * sum(words))
+    assert judged == [3] * 6 + [2] * 6
+
+
 def test_joint_effect_stands_against_random_sets(subject: Subject, batches: list) -> None:
     ablation = begun(subject, batches, ablation="zero")
     found = joint_effect(subject, lambda: batches, SETS[0], ablation, randoms=7, seed=3)

@@ -328,3 +328,72 @@ def test_without_labels_the_effect_is_the_divergence_and_its_null_the_other_head
     others = (value.sum(2, keepdim=True) - value) / 2
     torch.testing.assert_close(scores.null_numerator[:, mine].reshape(2, 2, 3), others)
     assert set(EFFECTS) >= {"jsd"}
+
+
+def test_an_example_without_an_image_does_not_count_for_vision_heads():
+    from PIL import Image
+
+    subject = Subject(tiny_models.llava(), tiny_models.llava_processor())
+    picture = Image.effect_noise((20, 20), 90).convert("RGB")
+    examples = [
+        Example("0", question="describe the image", image=picture, answer="a cat sat"),
+        Example("1", question="the cat sat on", answer="a mat"),
+    ]
+    options = StudyOptions(ablation="zero")
+    found = []
+    for size in (1, 2):
+        scores = _score(importance(options), subject, _batches(subject, examples, size))
+        frame = _table(scores).frame
+        frame = frame[frame["measure"] == "importance_cross_entropy"]
+        found.append(frame.set_index(["tower", "layer", "head"]))
+    one, both = found
+    assert both["n"].groupby("tower").first().to_dict() == {"language": 2, "vision": 1}
+    assert both["value"].to_dict() == pytest.approx(one["value"].to_dict(), abs=1e-5)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_only_head_of_a_layer_has_no_others_to_take_away(copies):
+    model = tiny_models.llama(num_attention_heads=1, num_key_value_heads=1)
+    subject = _text_subject(model)
+    batches = _batches(subject, _examples(TEXTS), 2)
+    options = StudyOptions(effects=("cross_entropy", "layer_cosine"), copies=copies)
+    table = _table(_score(keep_one(options), subject, batches))
+    assert table.grid("keep_one_cross_entropy").ravel().tolist() == [0, 0, 0]
+    assert abs(table.grid("keep_one_layer_cosine")).max() < 1e-12
+
+
+@pytest.mark.parametrize("ablation", ["knock_out:text->image", "mean"])
+def test_a_text_without_an_image_counts_as_little_in_a_batch_with_images_as_alone(ablation):
+    subject = Subject(tiny_models.llava(), tiny_models.llava_processor())
+    draw = torch.Generator().manual_seed(3)
+    image = (torch.rand(20, 20, 3, generator=draw) * 255).byte().numpy()
+    examples = [
+        Example("0", question="a b c", image=image, answer="d e"),
+        Example("1", question="the cat", answer="sat"),
+        Example("2", question="describe", image=255 - image, answer="a mat ."),
+    ]
+    options = StudyOptions(effects=("cross_entropy", "layer_cosine"), ablation=ablation)
+    tables = [
+        _table(_score(importance(options), subject, _batches(subject, examples, size)))
+        for size in (1, 3)
+    ]
+    tower = "vision" if ablation == "mean" else "language"
+    for name in ("importance_cross_entropy", "importance_layer_cosine"):
+        alone, together = (table.lines(name, tower=tower) for table in tables)
+        assert alone["n"].unique().tolist() == together["n"].unique().tolist() == [2]
+        values = [torch.tensor(table["value"].to_numpy()) for table in (alone, together)]
+        torch.testing.assert_close(*values, atol=2e-6, rtol=1e-5)
+
+
+def test_a_donor_without_an_image_is_a_sentence():
+    from PIL import Image
+
+    subject = Subject(tiny_models.llava(), tiny_models.llava_processor())
+    picture = Image.effect_noise((20, 20), 90).convert("RGB")
+    examples = [
+        Example("0", question="describe the image", image=picture, answer="a cat sat"),
+        Example("1", question="the cat sat on", answer="a mat"),
+    ]
+    batches = _batches(subject, examples, 1)
+    with pytest.raises(ValueError, match="The donor of example '0' must have positions in vision"):
+        _score(importance(StudyOptions(ablation="resample", draws=1)), subject, batches)

@@ -400,6 +400,28 @@ def test_what_is_not_linear_in_the_stream_is_refused_by_name(llama: Subject) -> 
         direct_contributions(bert, bert.prepare(input_ids=IDS), difference)
 
 
+def test_a_stream_that_is_put_into_a_part_of_another_tensor_is_refused() -> None:
+    """As Gemma 3n adds each layer's words to three of its four streams."""
+
+    class Beside(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            beside = torch.zeros(2, *hidden.shape)
+            beside[1:] += self.norm(hidden)
+            return beside[1]
+
+    subject = Subject(redrawn(tiny.llama()))
+    model: Any = subject.model
+    batch = subject.prepare(input_ids=IDS)
+    assert subject.towers
+    model.model.norm = Beside(model.model.norm)
+    with pytest.raises(PathError, match="`add_` in model.norm puts the residual stream into"):
+        direct_contributions(subject, batch, difference)
+
+
 def test_what_no_part_gave_is_found_by_the_sum(llama: Subject) -> None:
     with pytest.raises(PathError, match="must add up to the metric, they miss it by"):
         direct_contributions(llama, llama.prepare(input_ids=IDS), _shifted(difference))

@@ -181,3 +181,13 @@ def test_a_written_out_softmax_has_no_queries() -> None:
     some = torch.zeros(1)
     with pytest.raises(ValueError, match="writes out its own softmax there"):
         node_drops(call, [drawn(2, 3, 5, 3)], query=some, key=some, value=some)
+
+
+def test_values_are_left_out_where_none_are_given(call: AttentionCall) -> None:
+    gradient = drawn(2, 6, call.queries, 5, seed=3)
+    whole = drops_of(call, gradient)
+    query, key = drawn(6, 1, 7, seed=1), drawn(call.kv_heads, 1, 7, seed=2)
+    (found,) = node_drops(call, [gradient], query=query, key=key)
+    assert found.value is None and whole.value is not None
+    for node in ("query", "query_plain", "key", "key_plain"):
+        assert torch.equal(getattr(found, node), getattr(whole, node))

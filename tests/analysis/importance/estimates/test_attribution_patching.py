@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from analysis.importance import log_probability
 from analysis.importance.estimates import curvature
-from analysis.importance.estimates.attribution_patching import atp
+from analysis.importance.estimates.attribution_patching import AttributionPatching, atp
 from analysis.importance.leave_one_out import importance
+from analysis.importance.readings import Reading
 from analysis.importance.study import StudyOptions
 from analysis.scores import BatchScores
 from probes.gradients import z_gradients
@@ -73,13 +75,16 @@ def test_the_sign_and_size_are_those_of_a_small_ablation() -> None:
     study = atp(StudyOptions())
 
     class Nearly:
-        name, draws, joint = "nearly", 1, True
+        name, draws, joint, pass_name = "nearly", 1, True, ""
 
         def begin(self, *_: Any) -> None: ...
         def start(self, *_: Any) -> None: ...
         def on_call(self, *_: Any) -> None: ...
         def touches(self, site: Any) -> bool:
             return True
+
+        def reached(self, batch: Any, site: Any) -> Tensor:
+            return torch.ones(batch.size, dtype=torch.bool)
 
         def values(self, recorded: Any, site: Site, draw: int = 0) -> Tensor:
             return recorded.z[site] * 0.99
@@ -134,16 +139,19 @@ class Counter:
         self.forwards += 1
 
 
-def test_all_heads_cost_six_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("curved", [True, False])
+def test_all_heads_cost_four_passes_and_two_without_curvature(
+    monkeypatch: pytest.MonkeyPatch, curved: bool
+) -> None:
     subject = text_subject()
     batches = batches_of(subject, 4)
-    study = atp(StudyOptions())
+    study = AttributionPatching(StudyOptions(), curved=curved)
     study.begin(subject, lambda: batches)
-    study.score(subject, batches[0])  # once per model: can it leave out logits?
     counter = Counter(subject.model, monkeypatch)
-    study.score(subject, batches[0])
+    scores = study.score(subject, batches[0])
     counter.handle.remove()
-    assert (counter.forwards, counter.backwards) == (2, 4)
+    assert (counter.forwards, counter.backwards) == ((2, 2) if curved else (1, 1))
+    assert bool(of(scores, "atp_cross_entropy", "ablation=mean,curved")) is curved
 
 
 def test_graddrop_is_the_mean_size_over_the_other_blocks() -> None:
@@ -222,6 +230,42 @@ def test_query_estimate_of_a_last_layer_with_a_linear_end_is_exact() -> None:
     (key,) = [name for name in found if name[2] == 1]
     assert torch.allclose(found[key], expected, atol=1e-4)
     assert not torch.allclose(plain[key], expected, rtol=0.2, atol=1e-3)
+
+
+def sketched(logits: Tensor, seed: int) -> Tensor:
+    """Float64 ``[read choice]``: the gradient of one sketch, all reads of one example."""
+    where = torch.zeros(logits.shape[0], dtype=torch.long)
+    reading = Reading("class", 1, where, where, where, where, where, {})
+    at = logits.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(curvature.curvature_sketch(reading, at, ["x"], seed).sum(), at)
+    return slope.double()
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 5.0])
+def test_sketches_have_the_covariance_of_the_softmax(
+    monkeypatch: pytest.MonkeyPatch, sharpness: float
+) -> None:
+    """``E[w w^T] = diag p - p p^T`` for each read, and reads do not know of each other."""
+    monkeypatch.setattr(log_probability, "_ROW_ELEMENTS", 11)  # one read of two at a time
+    draw = torch.Generator().manual_seed(1)
+    logits = sharpness * torch.randn(2, 11, generator=draw)
+    drawn = torch.stack([sketched(logits, seed) for seed in range(4000)])
+    found = torch.einsum("nrc,nsd->rscd", drawn, drawn) / len(drawn)
+    p = logits.double().softmax(-1)
+    expected = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    scale = float(expected.abs().max())
+    for read in range(2):
+        assert torch.allclose(found[read, read], expected[read], atol=0.06 * scale)
+    assert float(found[0, 1].abs().max()) < 0.06 * scale
+
+
+def test_two_likely_choices_leave_no_noise() -> None:
+    logits = torch.tensor([[0.3, -0.2]])
+    p = logits.double().softmax(-1)[0]
+    expected = torch.diag(p) - p[:, None] * p
+    for seed in range(8):
+        (slope,) = sketched(logits, seed)
+        assert torch.allclose(slope[:, None] * slope, expected, atol=1e-7)
 
 
 def test_curvature_is_that_of_the_outputs_softmax() -> None:

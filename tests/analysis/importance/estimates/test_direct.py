@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.importance.estimates.direct import Direct, direct
 from analysis.importance.readings import ReadingError
@@ -54,8 +54,14 @@ def values(tally: Tally, measure: str) -> dict[tuple[int, int], float]:
     return {(r.layer, r.head): r.value for r in frame.itertuples()}
 
 
-def by_hand(subject: Subject, batch: Batch, changed: dict[Site, Tensor]) -> dict[Any, Tensor]:
-    """``[example]`` by layer and head: the formula of a pre-norm GPT-2, token by token."""
+def by_hand(
+    subject: Subject, batch: Batch, changed: dict[Site, Tensor], targets: Tensor | None = None
+) -> dict[Any, Tensor]:
+    """``[example]`` by layer and head: the formula of a pre-norm GPT-2, token by token.
+
+    Args:
+        targets: long ``[batch position]``: what is taken to come at a position; the text itself.
+    """
     model: Any = subject.model
     norm, streams = model.transformer.ln_f, []
     handle = norm.register_forward_pre_hook(lambda _, args: streams.append(args[0].detach()))
@@ -81,7 +87,8 @@ def by_hand(subject: Subject, batch: Batch, changed: dict[Site, Tensor]) -> dict
                     written = lost @ matrix[head]
                     written = (written - written.mean()) / scale[row, t] * norm.weight.detach()
                     logits = unembed @ written
-                    parts.append(float(logits[ids[row, t + 1]] - logits.mean()))
+                    told = ids if targets is None else targets
+                    parts.append(float(logits[told[row, t + 1]] - logits.mean()))
                 total.append(sum(parts) / len(parts))
             found[site.layer, head] = torch.tensor(total)
     return found
@@ -147,6 +154,17 @@ def test_the_null_is_the_contribution_to_a_shuffled_target(subject: Subject) -> 
     study = direct(StudyOptions())
     study.begin(subject, lambda: batches)
     scores = study.score(subject, batches[0])
+    assert study.reader is not None
+    reading = study.reader.reading(batches[0])
+    shuffled = torch.zeros_like(batches[0].tensors["input_ids"])
+    shuffled[reading.example, reading.position + 1] = reading.shuffled
+    nothing = {site.site: torch.zeros(3, 4) for site in subject.layout.sites}
+    expected = by_hand(subject, batches[0], nothing, shuffled)
+    for i, column in enumerate(scores.columns):
+        if column.measure == "direct_logit":
+            ours = scores.null_numerator[:, i] / scores.null_denominator[:, i]
+            place = expected[column.layer, column.head]
+            assert torch.allclose(ours.float(), place, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(scores.null_numerator, scores.numerator)
     assert torch.equal(scores.null_denominator, scores.denominator)
 
@@ -169,6 +187,34 @@ def test_bundled_models_add_up(name: str) -> None:
     total = table[table.part == "total"].value.item()
     parts = table[table.part != "total"].value
     assert parts.sum() == pytest.approx(total, abs=1e-4 * float(parts.abs().max()))
+
+
+class Forbidding(nn.Module):
+    """A language model that forbids some words, as Chameleon forbids its image tokens."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        output = self.inner(input_ids=input_ids, attention_mask=attention_mask)
+        output.logits[:, :, 24:29] = torch.finfo(output.logits.dtype).min
+        return output
+
+
+def test_words_that_cannot_come_are_not_in_the_mean(subject: Subject) -> None:
+    forbidding = Subject(Forbidding(subject.model).eval(), tiny_models.tokenizer())
+    batches = batches_of(forbidding, 4)
+    study = direct(StudyOptions())
+    tally = scored(study, forbidding, batches)
+    assert not tally.not_measured
+    table = study.finish(forbidding, lambda: batches, tally)["direct"]
+    ids, mask = (batches[0].tensors[name] for name in ("input_ids", "attention_mask"))
+    logits = subject.forward(batches[0]).logits[:, :-1]
+    real = (mask[:, 1:] * mask[:, :-1]).bool()
+    possible = torch.cat([logits[..., :24], logits[..., 29:]], dim=-1).mean(-1)
+    expected = (logits.gather(2, ids[:, 1:, None])[..., 0] - possible)[real].mean()
+    assert table[table.part == "total"].value.item() == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_towers_without_a_path_are_not_measured_and_say_why() -> None:

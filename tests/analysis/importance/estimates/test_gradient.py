@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.importance.estimates.gradient import gradient, layer_normalised
+from analysis.importance.estimates.relevancy import relevancy
 from analysis.importance.study import StudyOptions
 from analysis.scores import BatchScores
 from analysis.tally import Tally
@@ -170,6 +171,51 @@ def test_vision_and_classes() -> None:
                 logits.append(float(subject.forward(alone).logits[0, 2 * row]))
         slope = abs(logits[0] - logits[1]) / 0.02
         assert np.isclose(float(found["vision", 1, 2][row]), slope, rtol=2e-2, atol=1e-4)
+
+
+def with_and_without_images() -> list[Example]:
+    pictures = [Image.effect_noise((20, 20), 60 + 40 * i).convert("RGB") for i in range(2)]
+    return [
+        Example("0", question="describe the image", image=pictures[0], answer="a cat sat"),
+        Example("1", question="the cat sat on", answer="a mat"),
+        Example("2", question="describe", image=pictures[1], answer="on the mat . a"),
+    ]
+
+
+def test_an_example_without_an_image_says_nothing_of_vision_heads() -> None:
+    """Alone it does not reach them; beside images it must not count as a head that does nothing."""
+    subject = Subject(tiny_models.llava(), tiny_models.llava_processor())
+    examples = with_and_without_images()
+    alone = [subject.prepare(examples=[example]) for example in examples]
+    together = [subject.prepare(examples=examples)]
+    one, all_ = (scored(gradient(StudyOptions()), subject, parts) for parts in (alone, together))
+    assert set(one.columns) == set(all_.columns)
+    order = [one.columns.index(column) for column in all_.columns]
+    assert torch.allclose(one.numerator[:, order], all_.numerator, rtol=1e-3, atol=1e-6)
+    assert torch.equal(one.denominator[:, order], all_.denominator)
+    vision = [column.tower == "vision" for column in all_.columns]
+    assert all_.denominator[1].eq(0).tolist() == vision
+
+
+def test_words_of_zero_shot_classes_are_fixed_so_their_tower_is_not_measured() -> None:
+    from transformers import CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = {"height": 20, "width": 20}
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 20}, crop_size=size)
+    processor = CLIPProcessor(image_processor=pictures, tokenizer=tiny_models.tokenizer("right"))
+    subject = Subject(tiny_models.clip(), processor)
+    examples = [
+        Example(str(i), text="the cat", image=Image.new("RGB", (20, 20), (90 * i, 9, 60)), label=w)
+        for i, w in enumerate(("cat", "mat", "a"))
+    ]
+    batch = subject.prepare(examples=examples)
+    for study in (gradient, relevancy):
+        scores = scored(study(StudyOptions(effects=("logit",))), subject, [batch])
+        assert {column.tower for column in scores.columns} == {"vision"}
+        told = {measure: why for (tower, measure), why in scores.reasons.items()}
+        assert all("heads of language have no part" in told[m] for m in told if "logit" in m)
+        assert len(told) == 2
 
 
 def test_effects_without_a_gradient_are_refused() -> None:

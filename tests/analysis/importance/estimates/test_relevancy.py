@@ -15,6 +15,7 @@ from analysis.importance.estimates.relevancy import relevancy, relevancy_maps
 from analysis.importance.estimates.relevancy_flow import Flow, carry, without_keys
 from analysis.importance.estimates.sink_keys import sink_keys
 from analysis.importance.study import StudyOptions
+from analysis.tally import Tally
 from probes.inputs import Example
 from probes.subject import Subject
 from probes.tokens.map import TokenMap
@@ -220,6 +221,7 @@ def test_the_study_keeps_maps_of_its_first_examples() -> None:
     subject = text_subject()
     batches = batches_of(subject, 3)
     study = relevancy(StudyOptions())
-    scored(study, subject, batches)
-    (table,) = study.finish(subject, lambda: batches, None).values()  # type: ignore[arg-type]
+    tally = Tally(replicates=1)
+    tally.add(scored(study, subject, batches))
+    (table,) = study.finish(subject, lambda: batches, tally).values()
     assert set(table["example"]) == {"0", "1", "2", "3"}

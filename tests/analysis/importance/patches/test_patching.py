@@ -16,6 +16,7 @@ from analysis.importance.patches.patched_positions import Positions
 from analysis.importance.patches.patching import Patching, differences
 from analysis.importance.study import StudyOptions
 from analysis.tally import Tally
+from analysis.touched import Touched
 from probes.heads import Head, Site
 from probes.inputs import Example
 from probes.loading import load
@@ -228,6 +229,28 @@ def test_the_study_gives_sums_shares_and_a_null_that_no_batching_changes() -> No
     assert frame["example"].tolist() == list(pairs.ids)
     assert (frame["clean"] - frame["corrupted"]).to_numpy() == pytest.approx(runs.gap.numpy())
     assert differences(subject, pairs).equals(frame)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_before_the_first_changed_word_are_no_others_in_the_other_run(side: str) -> None:
+    subject = small_pairs.llama(side)
+    study = Patching(StudyOptions(), heads={LAST: [4, 1]}, null=False)
+    free = Example("free", text="a b c")
+    batch = subject.prepare(examples=[*small_pairs.examples(), free], padding_side=side)
+    study.begin(subject, lambda: [batch])
+    rows, words = 24, (3, 4, 2, 3, 4)  # of each pair, from the word that was changed on
+    expected = Touched(5, 10, {4: (rows, sum(words)), 1: (rows, sum(words))})
+    measures = [
+        f"patch_{direction}_logit_difference{share}"
+        for direction in ("noising", "denoising")
+        for share in ("", "_share")
+    ]
+    places = {("language", 2, measure, "") for measure in measures}
+    assert study.score(subject, batch).touched == dict.fromkeys(places, expected)
+    answer = replace(study, at=Positions("answer"), directions=("noising",))
+    touched = answer.score(subject, batch).touched
+    place = ("language", 2, "patch_noising_logit_difference", "at=answer")
+    assert touched[place] == Touched(5, 10, {4: (5, 5), 1: (5, 5)})
 
 
 def test_the_null_is_another_pair_of_the_same_length() -> None:

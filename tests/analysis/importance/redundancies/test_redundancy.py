@@ -1,5 +1,8 @@
 """Similarity of heads by pattern and output, against whole matrices and slow loops."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import Tensor
 
 from analysis.head_table import HeadTable
 from analysis.importance.behaviours.activity import output_grams
-from analysis.importance.redundancies.centre import centre_distance
+from analysis.importance.redundancies.centre import centre_distance, centre_scores
 from analysis.importance.redundancies.head_groups import group_lines, groups_of, pair_lines
 from analysis.importance.redundancies.redundancy import OUTPUT, PATTERN, Redundancy, closest
 from analysis.importance.redundancies.similar_outputs import (
@@ -18,8 +21,10 @@ from analysis.importance.redundancies.similar_outputs import (
 )
 from analysis.importance.redundancies.similar_patterns import PatternRows
 from analysis.tally import Tally
+from probes.attention_call import AttentionCall
 from probes.capture import capture
-from probes.heads import Head
+from probes.head_outputs import head_outputs
+from probes.heads import Head, Site
 from probes.inputs import Example
 from probes.listening import listen
 from probes.subject import Subject
@@ -76,6 +81,18 @@ def test_pattern_similarity_equals_a_loop(subject: Subject, size: int, side: str
     assert torch.allclose(total.diagonal() / count, torch.ones(18).double(), atol=1e-5)
 
 
+def shuffled_mean(mine: Tensor, other: Tensor, allowed: slice) -> float:
+    """Mean cosine over random orders of another row's weights among the keys it may read."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for _ in range(4_000):
+        moved = torch.zeros_like(other)
+        weights = other[allowed]
+        moved[allowed] = weights[torch.randperm(len(weights), generator=generator)]
+        drawn.append(cosine(mine, moved))
+    return float(np.mean(drawn))
+
+
 def test_the_null_is_the_mean_over_shuffled_keys(subject: Subject) -> None:
     rows = PatternRows({"language": 18})
     (batch,) = batches(subject, 4)
@@ -85,13 +102,48 @@ def test_the_null_is_the_mean_over_shuffled_keys(subject: Subject) -> None:
     partner = torch.arange(18).roll(5)
     _, null, count = rows.to_partner("language", partner)
     one = patterns_alone(subject)[2]
-    generator = torch.Generator().manual_seed(0)
-    drawn = []
-    for query in range(1, one.shape[1]):
-        mine, other = one[7, query, : query + 1], one[int(partner[7]), query, : query + 1]
-        orders = [torch.randperm(query + 1, generator=generator) for _ in range(4_000)]
-        drawn.append(np.mean([cosine(mine, other[order]) for order in orders]))
-    assert float(null[2, 7] / count[2]) == pytest.approx(np.mean(drawn), abs=0.02)
+    expected = [
+        shuffled_mean(one[7, query], one[int(partner[7]), query], slice(0, query + 1))
+        for query in range(1, one.shape[1])
+    ]
+    assert float(null[2, 7] / count[2]) == pytest.approx(np.mean(expected), abs=0.02)
+
+
+def test_the_null_of_a_head_with_a_window_is_shuffled_within_its_window() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    settings = {"vocab_size": 31, "hidden_size": 30, "intermediate_size": 14, "head_dim": 10}
+    settings |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    found = {}
+    batch_of = Example("e0", text="a b c d e f g h i j")
+    for window in (3, None):
+        torch.manual_seed(7)
+        model = sharp(MistralForCausalLM(MistralConfig(**settings, sliding_window=window)).eval())
+        found[window] = Subject(model, tiny.tokenizer("left"))
+    # Both calls in one tower: what a model with a window in every second layer shows.
+    wide, narrow = found[None], found[3]
+    batch = wide.prepare(examples=[batch_of])
+    rows = PatternRows({"language": 4})
+    rows.start(batch)
+    patterns = []
+
+    def hear(layer: int) -> Callable[[AttentionCall], None]:
+        def listener(call: AttentionCall) -> None:
+            patterns.append(call.pattern()[0])
+            rows.listener(replace(call, site=Site("language", layer)))
+
+        return listener
+
+    for layer, one in enumerate((wide, narrow)):
+        with listen(one, batch, hear(layer)):
+            one.forward(batch)
+    _, null, count = rows.to_partner("language", torch.tensor([2, 3, 0, 1]))
+    full, near = patterns
+    queries = range(1, full.shape[1])
+    to_near = [shuffled_mean(full[0, q], near[0, q], slice(max(0, q - 2), q + 1)) for q in queries]
+    to_full = [shuffled_mean(near[1, q], full[1, q], slice(0, q + 1)) for q in queries]
+    assert float(null[0, 0] / count[0]) == pytest.approx(np.mean(to_near), abs=0.02)
+    assert float(null[0, 3] / count[0]) == pytest.approx(np.mean(to_full), abs=0.02)
 
 
 def test_few_rows_are_kept_of_long_sequences(monkeypatch, subject: Subject) -> None:
@@ -213,6 +265,28 @@ def test_centre_distance_by_hand() -> None:
     assert torch.allclose(centre_distance(same), torch.zeros(2, 4).double(), atol=1e-7)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_centre_scores_are_those_of_the_last_real_positions(subject: Subject, side: str) -> None:
+    (batch,) = batches(subject, 4, side)
+    z = head_outputs(subject, batch).z
+    scores = centre_scores(subject, batch, z, last=3)
+    for number, text in enumerate(TEXTS):
+        alone = subject.prepare(text=[text], chat_template=False)
+        seen = capture(subject, alone, z="language.*")
+        for layer in (0, 2):
+            weight = subject.model.model.layers[layer].self_attn.o_proj.weight.detach()
+            units = []
+            for head in range(6):
+                part = weight[:, head * 10 : head * 10 + 10]
+                written = seen.z(f"L{layer}")[0, -3:, head] @ part.T
+                units.append((written.mean(0) / written.mean(0).norm()).numpy())
+            centre = np.mean(units, axis=0)
+            for head in range(6):
+                expected = 1 - units[head] @ centre / np.linalg.norm(centre)
+                found = scores.numerator[number, layer * 6 + head]
+                assert float(found) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_groups_hold_heads_that_are_alike() -> None:
     similarity = np.eye(5)
     for one, other, value in ((0, 3, 0.95), (0, 4, 0.9), (3, 4, 0.85), (1, 2, 0.7)):
@@ -301,3 +375,50 @@ def test_both_towers_of_a_vision_language_model() -> None:
     }
     tables = study.finish(subject, lambda: [batch], Tally())
     assert set(tables["similarity"]["tower"]) == {"vision", "language"}
+
+
+def test_an_example_without_an_image_does_not_hide_the_vision_tower_of_its_batch() -> None:
+    from PIL import Image
+
+    subject = Subject(tiny.llava(), tiny.llava_processor())
+    examples = [
+        Example("0", question="describe", image=Image.effect_noise((20, 20), 90).convert("RGB")),
+        Example("1", question="the cat sat on a mat"),
+    ]
+    found = {}
+    for size in (1, 2):
+        data = [
+            subject.prepare(examples=examples[start : start + size]) for start in range(0, 2, size)
+        ]
+        study = Redundancy()
+        study.begin(subject, lambda data=data: data)
+        tally = Tally(replicates=20)
+        for batch in data:
+            tally.add(study.score(subject, batch))
+        frame = tally.heads("own").frame
+        lines = frame[frame["measure"] == "centre_distance"].set_index(["tower", "layer", "head"])
+        found[size] = lines[["value", "n", "null_low"]]
+    assert found[2].loc["vision"]["n"].eq(1).all() and found[2].loc["language"]["n"].eq(2).all()
+    assert np.allclose(found[1].loc[found[2].index], found[2], atol=1e-5)
+
+
+def test_a_tower_that_is_given_up_is_not_half_in_the_tables(subject: Subject) -> None:
+    data = batches(subject, 1)
+    study = Redundancy()
+    study.begin(subject, lambda: data)
+    assert study._rows is not None
+    study._rows.reasons["language"] = "planted"
+    tables = study.finish(subject, lambda: data, Tally())
+    assert set(tables["similarity"]["kind"]) == set(tables["groups"]["kind"]) == {"output"}
+
+
+def test_the_only_head_of_a_tower_is_not_its_own_double() -> None:
+    one = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    subject = Subject(tiny.llama(**one), tiny.tokenizer("left"))
+    data = batches(subject, 4)
+    study = Redundancy()
+    study.begin(subject, lambda: data)
+    scores = study.score(subject, data[0])
+    assert not scores.columns and study.lines(subject, "own").empty
+    for measure in (PATTERN, OUTPUT):
+        assert "has one head, so there is no other" in scores.reasons["language", measure]
