@@ -39,7 +39,7 @@ def batches(
 
 def longest_first(examples: Sequence[Example]) -> list[Example]:
     """The order of `batches`: most images, then longest text first."""
-    return sorted(examples, key=_length, reverse=True)
+    return sorted(examples, key=length_of, reverse=True)
 
 
 def _prepared(subject: Subject, group: Sequence[Example], skip: Skip) -> Iterator[Batch]:
@@ -68,7 +68,8 @@ def _prepared(subject: Subject, group: Sequence[Example], skip: Skip) -> Iterato
         yield from _prepared(subject, good, skip)
 
 
-def _length(example: Example) -> tuple[int, int]:
+def length_of(example: Example) -> tuple[int, int]:
+    """How many pictures an example has, and characters of text."""
     text = len(example.prompt or "") + len(example.answer or "")
     return len(example.pictures), text
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headscope.plan import Options, default_data
-from headscope.runs import Progress, score_run
+from headscope.runs import score_run
 
 if TYPE_CHECKING:
+    from analysis.progress import Listener
     from analysis.run_folder import Run
 
 MODELS = ("shapes-vit", "repeat-lm", "prose-lm", "shapes-llava")
@@ -19,7 +20,7 @@ LIMIT = 32
 
 
 def demo(
-    progress: Callable[[str], AbstractContextManager[Progress]], folder: Path = Path("runs")
+    progress: Callable[[str], AbstractContextManager[Listener]], folder: Path = Path("runs")
 ) -> Iterator[Run]:
     """Score each bundled model on its default set; a finished run in ``folder`` for each.
 

@@ -1,25 +1,22 @@
-"""What a scoring will cost, from one timed batch; nothing is written."""
+"""What a scoring will cost, from a few timed batches; nothing is written."""
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headscope.batching import batches, longest_first
+from analysis.precision import duration
+from headscope.dry_run import DryRun
 from headscope.plan import Options
 from headscope.runs import read_all
 from headscope.scorer import Scorer
+from headscope.trial_batches import Trial
 
 if TYPE_CHECKING:
-    from probes.inputs import Example
     from probes.subject import Subject
 
 _COUNTED_AS = ("numerator", "denominator", "null_numerator", "null_denominator")
-_SETTLED = 3
-"""Batches timed: the first warms caches, the median speaks for the rest. With studies one batch
-is many forwards, and one is enough."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,12 @@ class Estimate:
     """What `headscope score --dry-run` prints.
 
     Attributes:
+        n: examples that can be scored; an estimate where there are too many to try each.
         towers: name -> layers, heads in all.
         memory_bytes: the most that this process (on a GPU: its tensors) took for the batches.
-        seconds: for all examples, from the median batch. Batches come longest first, so it is
-            rather too long than too short.
+        seconds: for all examples, the model loaded.
+        parts: the same by what it is spent on: ``first passes`` (means and the like), ``examples``,
+            ``sets of heads``, ``tables``.
         journal_bytes: for all shards, before repeated columns are stored once.
     """
 
@@ -42,6 +41,7 @@ class Estimate:
     columns: int
     memory_bytes: int
     seconds: float
+    parts: dict[str, float]
     journal_bytes: int
 
     def lines(self) -> list[str]:
@@ -50,65 +50,55 @@ class Estimate:
             f"{name} {layers} layers, {heads} heads"
             for name, (layers, heads) in self.towers.items()
         )
+        long = [
+            f"{name} {duration(seconds)}" for name, seconds in self.parts.items() if seconds > 1
+        ]
         return [
             f"{self.model} on {self.data}: {self.n} examples; {sizes}",
             f"numbers  {self.columns:,} per example, from {self.measures} measures",
             f"memory   {_size(self.memory_bytes)} at most, seen in the first batches",
-            f"time     {_duration(self.seconds)}",
+            f"time     about {duration(self.seconds)}"
+            + (f": {', '.join(long)}" if len(long) > 1 else ""),
             f"disk     {_size(self.journal_bytes)} at most",
             "Nothing was written.",
         ]
 
 
 def estimate(subject: Subject, data: str, how: Options) -> Estimate:
-    """Sizes, memory and time of a scoring, after running its first batches."""
+    """Sizes, memory and time of a scoring, after running a few of its batches."""
+    from analysis.tally import Tally
+
     scorer = Scorer.make(subject, how)
     examples, _ = read_all(subject, data, how)
-    seconds, columns, scored = [], 0, set()
-    some = longest_first(examples)[: max(how.batch_size * _SETTLED, how.draws + 1)]
-
-    def skip(example: Example, reason: str) -> None:
-        return
-
-    started = time.perf_counter()
-    scorer.begin(lambda: batches(subject, some, how.batch_size, skip))
-    first_passes = (time.perf_counter() - started) / max(len(some), 1)
-    for batch in batches(subject, some, how.batch_size, skip):
-        started = time.perf_counter()
-        scores = scorer.score(batch)
-        seconds.append((time.perf_counter() - started) / batch.size)
-        columns = max(columns, len(scores.columns))
-        scored |= {column.measure for column in scores.columns}
-        if len(seconds) == (1 if scorer.studies else _SETTLED):
-            break
-    if not seconds:
+    trial = Trial.of(subject, examples, how.batch_size)
+    if not trial.groups:
         raise ValueError(f"None of the {len(examples)} examples of {data!r} can be prepared.")
+    run = DryRun(scorer, trial, how)
+    run.begin(examples)
+    run.score()
+    tally = Tally(replicates=how.replicates, seed=how.seed)
+    for scores in run.scores:
+        tally.add(scores)
+    if not tally.examples:
+        raise ValueError(f"None of the first examples of {data!r} has anything to be read.")
+    run.finish(tally)
+    columns = max(len(scores.columns) for scores in run.scores)
+    n = round(trial.examples)
     return Estimate(
         model=subject.name,
         data=data,
-        n=len(examples),
+        n=n,
         towers={
             name: (tower.layers, sum(tower.heads_by_layer.values()))
             for name, tower in subject.towers.items()
         },
-        measures=len(scored),
+        measures=len(tally.measures),
         columns=columns,
         memory_bytes=_peak_memory(subject),
-        seconds=(sorted(seconds)[len(seconds) // 2] * _with_sets(scorer) + first_passes)
-        * len(examples),
-        journal_bytes=len(examples) * columns * 8 * len(_COUNTED_AS),
+        seconds=sum(run.seconds.values()),
+        parts=run.seconds,
+        journal_bytes=n * columns * 8 * len(_COUNTED_AS),
     )
-
-
-def _with_sets(scorer: Scorer) -> float:
-    """How much longer a study of single heads takes for the sets of heads that it judges after."""
-    from analysis.importance.confirmation import runs_of_sets
-
-    if not any(study.name == "importance" for study in scorer.studies):
-        return 1.0
-    sites = scorer.subject.layout.sites
-    heads = sum(site.heads for site in sites)
-    return 1 + runs_of_sets(heads) / (heads + len(sites))
 
 
 def _peak_memory(subject: Subject) -> int:
@@ -128,11 +118,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(seconds, 1):.0f} s"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds / 3600:.1f} h"

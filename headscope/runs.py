@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,11 @@ from headscope.scorer import Scorer
 from headscope.scoring import refuse_inapplicable, score_batch
 
 if TYPE_CHECKING:
+    from analysis.progress import Listener, Progress
     from analysis.run_folder import Run, RunFolder
     from analysis.scores import BatchScores
-    from probes.inputs import Batch, Example
+    from probes.inputs import Example
     from probes.subject import Subject
-
-Progress = Callable[[int, int, int], None]
-"""Called with examples done (skipped ones included), examples in all, examples skipped."""
 
 
 def score_run(
@@ -29,18 +28,22 @@ def score_run(
     how: Options | None = None,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> Run:
     """Score data into the run folder ``out`` and open it.
 
     Shards are recorded as they finish. After a crash, Ctrl-C or a full disk the same call with
     ``resume=True`` goes on after the last one, and gives the table of an undisturbed run.
 
+    Args:
+        progress: called whenever a stage of the work begins, gets on or ends.
+
     Raises:
         RunError, RunLocked: ``out`` cannot be used as asked.
         DiskFull: no room is left; finished shards are safe.
         ValueError: a measure or the data cannot be used; with ``how.strict``, any example.
     """
+    from analysis.progress import Progress
     from analysis.run_folder import RunFolder, open_run
 
     how = how or Options()
@@ -52,9 +55,10 @@ def score_run(
     plan = make_plan(subject, data, examples, measures, studies, how)
     with RunFolder.begin(out, plan, resume) as folder:
         started = time.monotonic()
-        scorer.begin(lambda: batches(subject, examples, how.batch_size, _ignored))
-        _score_shards(scorer, examples, folder, how, progress)
-        _finish(scorer, folder, examples, unfit, how, started)
+        told = Progress(progress, len(examples))
+        scorer.begin(lambda: batches(subject, examples, how.batch_size, _ignored), told)
+        _score_shards(scorer, examples, folder, how, told)
+        _finish(scorer, folder, examples, unfit, how, started, told)
     return open_run(out)
 
 
@@ -86,18 +90,14 @@ def _score_shards(
     examples: Sequence[Example],
     folder: RunFolder,
     how: Options,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     size, total = int(folder.plan["shard_size"]), len(examples)
     finished = set(folder.journal.finished())
     done = sum(min(size, total - shard * size) for shard in finished)
     skipped_before = sum(len(folder.journal.about(s)["skipped"]) for s in sorted(finished))
-
-    def report(extra: int, skipped: int) -> None:
-        if progress is not None:
-            progress(done + extra, total, skipped_before + skipped)
-
-    report(0, 0)
+    stage = progress.stage("examples", total, done=done)
+    stage.reach(done, skipped_before)
     for shard in range(int(folder.plan["shards"])):
         if shard in finished:
             continue
@@ -106,29 +106,14 @@ def _score_shards(
         note = _note(skipped, how.strict)
         mine = examples[shard * size : (shard + 1) * size]
         for batch in batches(scorer.subject, mine, how.batch_size, note):
-            parts += _scored(scorer, batch, note)
-            report(sum(len(part.examples) for part in parts) + len(skipped), len(skipped))
+            parts += scorer.score_readable(batch, note)
+            scored = sum(len(part.examples) for part in parts)
+            stage.reach(done + scored + len(skipped), skipped_before + len(skipped))
         _record(folder, shard, parts, skipped, scorer.study_measures)
         done += len(mine)
         skipped_before += len(skipped)
-        report(0, 0)
-
-
-def _scored(
-    scorer: Scorer, batch: Batch, note: Callable[[Example, str], None]
-) -> list[BatchScores]:
-    """The scores of a batch, without examples in which studies find nothing to be read."""
-    from analysis.importance.readings import ReadingError
-
-    try:
-        return [scorer.score(batch)]
-    except ReadingError as error:
-        rest = [example for example in batch.examples if example.id != error.example_id]
-        if error.example_id is None or len(rest) == batch.size:
-            raise
-        (bad,) = (example for example in batch.examples if example.id == error.example_id)
-        note(bad, str(error).removeprefix(f"Example {bad.id!r}").lstrip(": "))
-        return _scored(scorer, scorer.subject.prepare(examples=rest), note) if rest else []
+        stage.reach(done, skipped_before)
+    stage.end()
 
 
 def _record(
@@ -156,10 +141,11 @@ def _finish(
     unfit: list[dict[str, str]],
     how: Options,
     started: float,
+    progress: Progress,
 ) -> None:
     from analysis.run_folder import RunError
     from analysis.tally import tally_of
-    from headscope.importance_section import study_measures_of, write_section
+    from headscope.importance_section import study_measures_of, write_sections
     from headscope.kept_examples import keep_examples
 
     subject, journal = scorer.subject, folder.journal
@@ -174,7 +160,7 @@ def _finish(
     good = [e for e in examples if e.id not in bad]
     keep_examples(folder.path, subject, good)
     if scorer.studies:
-        write_section(scorer, folder, tally, good, how)
+        write_sections(scorer, folder, tally, good, how, replace(progress, examples=len(good)))
     plan = folder.plan
     costly = {name for names in study_measures_of(journal).values() for name in names}
     streaming = tally.measures - costly

@@ -16,13 +16,14 @@ def demo(
     """Score the heads of the bundled ViT, LMs and LLaVA, a run folder each."""
     import time
 
+    from headscope.cli.progress_bars import stages
     from headscope.cli.run_report import print_run
-    from headscope.cli.screen import print_lines, progress
+    from headscope.cli.screen import print_lines
     from headscope.demo import demo as run_demo
 
     started = time.monotonic()
     runs = []
-    for run in run_demo(progress, out):
+    for run in run_demo(stages, out):
         print_run(run, as_json=False)
         print_lines("")
         runs.append(run)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 WIDE = 132
 """Columns where stdout is no terminal, so that a table in a log is not cut at 80."""
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def console() -> Any:
@@ -114,50 +112,22 @@ def waiting(title: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
-    """A function ``(done, total, skipped)`` that shows progress on stderr.
+    """A function ``(done, total, skipped)`` that shows work of one stage on stderr.
 
-    A moving bar if stderr is a terminal, else a line every ten seconds.
+    See `headscope.cli.progress_bars.stages`, which it is shown by.
     """
-    if not sys.stderr.isatty():
-        yield _lines_of_progress(title)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from analysis.progress import Progress
+    from headscope.cli.progress_bars import stages
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[skipped]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, skipped="")
+    with stages("") as listener:
+        begun: list[Any] = []
 
         def show(done: int, total: int, skipped: int) -> None:
-            text = f"{skipped} skipped" if skipped else ""
-            bar.update(task, completed=done, total=total, skipped=text)
+            if not begun:
+                begun.append(Progress(listener).stage(title, total, "", done=done))
+            begun[0].reach(done, skipped)
 
         yield show
-
-
-def _lines_of_progress(title: str) -> Any:
-    last = time.monotonic()
-
-    def show(done: int, total: int, skipped: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            note(f"{title}: {done} of {total}{f', {skipped} skipped' if skipped else ''}")
-
-    return show
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,17 +3,22 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import torch
 from PIL import Image
 
+from analysis.importance.leave_one_out import Ablation
 from analysis.run_folder import open_run
+from analysis.statistics import half_of
 from headscope.cli import main
 from headscope.plan import Options
 from headscope.runs import score_run
 from headscope.scorer import Scorer
 from headscope.scoring import score
+from probes.replay import RecordedForward
+from probes.subject import Subject
 
 HOW = Options("entropy,importance,gradient,direct", limit=6, batch_size=3, replicates=20)
 
@@ -89,6 +94,101 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(subject, tmp_path, monk
     for measure in ("importance_cross_entropy", "direct_logit"):
         np.testing.assert_allclose(
             again.heads.grid(measure), run.heads.grid(measure), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_a_run_tells_its_stages_by_name(subject, tmp_path):
+    heard = {}
+
+    def listen(stage):
+        heard.setdefault((stage.name, stage.unit), []).append((stage.done, stage.total))
+
+    how = Options("entropy,importance,atp", limit=6, batch_size=4, replicates=20)
+    score_run(subject, "repeats", tmp_path / "run", how, progress=listen)
+    first, second = (sum(half_of(e, 0) == half for e in _repeats(6)) for half in (0, 1))
+    counted = {key: told[-1] for key, told in heard.items()}
+    assert counted == {
+        ("importance: getting ready", "examples"): (0, None),
+        ("importance: means of heads", "examples"): (6, 6),
+        ("atp: getting ready", "examples"): (0, None),
+        ("atp: means of heads", "examples"): (6, 6),
+        ("atp: means of queries and keys", "examples"): (6, 6),
+        ("examples", "examples"): (6, 6),
+        ("importance: one after the other", "runs"): (42 * first, 42 * first),
+        ("importance: sets of heads", "runs"): (63 * second, 63 * second),
+        ("importance: pruning", "runs"): (24 * second, 24 * second),
+    }
+    assert [done for done, _ in heard["examples", "examples"]] == [0, 0, 4, 6, 6, 6]
+
+
+def test_what_ablations_changed_stands_in_the_section_and_on_the_screen(run, capsys):
+    words = sum(len(text.split()) + 1 for text in _repeats(6).values())  # and <s>
+    layer_off, one = sorted(
+        run.sections["importance"].manifest["touched"], key=lambda line: line["rows"], reverse=True
+    )
+    assert one == {
+        "tower": "language",
+        "measure": "importance_cross_entropy",
+        "variant": "ablation=mean",
+        "heads": 16,
+        "examples": 6,
+        "ablations": 6 * 16,
+        "rows": [words, words],
+        "changed": [words, words],
+        "unchanged": [],
+        "reason": "",
+    }
+    assert (layer_off["measure"], layer_off["ablations"]) == ("layer_off_cross_entropy", 6 * 2)
+    assert layer_off["changed"] == [8 * words, 8 * words]
+    assert main(["show", str(run.path)]) == 0
+    line = f"mean ablation: 16 heads x 6 examples, {words} rows of z changed for each"
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["show", str(run.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["touched"] == [one, layer_off]
+    joint = run.sections["importance"].table("joint")
+    judged = sum(
+        len(text.split()) + 1 for name, text in _repeats(6).items() if half_of(name, 0) == 1
+    )
+    assert (joint["rows_changed"] == joint["top"] * judged).all()
+
+
+def test_stopped_among_the_sets_of_heads_nothing_is_lost(
+    subject, tmp_path, monkeypatch, capsys, run
+):
+    monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 3)
+    out = tmp_path / "run"
+    arguments = ["--measures", HOW.measures, "--limit", "6", "--batch-size", "3"]
+    real, calls = RecordedForward.run, []
+
+    def stopped(self, changes):
+        calls.append(len(changes))
+        if calls.count(2) > 5:  # heads of both layers at once: one head alone has one
+            raise KeyboardInterrupt
+        return real(self, changes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordedForward, "run", stopped)
+        assert main(["score", "repeat-lm", *arguments, "--out", str(out)]) == 130
+    said = capsys.readouterr().err
+    assert f"2 of 2 shards are safe in {out}, go on with: " in said and "--resume" in said
+    assert not open_run(out).finished and not open_run(out).sections
+
+    def again(*_):
+        raise AssertionError("no example is scored twice")
+
+    monkeypatch.setattr(Scorer, "score", again)
+    assert main(["score", "repeat-lm", *arguments, "--out", str(out), "--resume"]) == 0
+    resumed, section = open_run(out), run.sections["importance"]
+    assert resumed.finished
+    mine = resumed.sections["importance"]
+    assert mine.manifest["touched"] == section.manifest["touched"]
+    for name in ("joint", "pruning"):
+        one, other = mine.table(name), section.table(name)
+        assert one["rows_changed"].tolist() == other["rows_changed"].tolist()
+        np.testing.assert_allclose(one["value"], other["value"], rtol=1e-5, atol=1e-6)
+    for measure in ("importance_cross_entropy", "direct_logit"):
+        np.testing.assert_allclose(
+            resumed.heads.grid(measure), run.heads.grid(measure), rtol=1e-5, atol=1e-6
         )
 
 
@@ -211,18 +311,62 @@ def test_weights_that_overflow_name_the_layer(tmp_path, capsys):
     assert "language" in capsys.readouterr().err
 
 
-def test_a_text_without_a_word_to_predict_is_skipped_and_counted(tmp_path, capsys):
-    texts = ["t01 t02 t03 t01 t02", "", "t05 t06 t07 t05 t06", "t08 t09 t08 t09"]
-    lines = [{"id": f"e{i}", "text": text or "t01"} for i, text in enumerate(texts)]
-    lines[1] = {"id": "bare", "text": "<s>"}
-    data = tmp_path / "texts.jsonl"
+def _without_bos():
+    return Subject(tiny_models.llama(), tiny_models.tokenizer("left"))
+
+
+def _with_one_word(folder):
+    texts = {"e0": "the cat sat on a mat", "bare": "a", "e2": "a b c d", "e3": "j i"}
+    data = folder / "texts.jsonl"
+    lines = [{"id": name, "text": text} for name, text in texts.items()]
     data.write_text("\n".join(json.dumps(line) for line in lines))
-    run = score_run(
-        _loaded("repeat-lm"), str(data), tmp_path / "run", Options("importance", batch_size=4)
-    )
-    skipped = {item["id"] for item in run.skipped}
-    assert run.manifest["n"] == 4 - len(skipped)
-    assert skipped <= {"bare"}
+    return str(data)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_text_without_a_word_to_predict_is_skipped_and_counted(size, tmp_path, monkeypatch):
+    subject, data = _without_bos(), _with_one_word(tmp_path)
+    how = Options("importance", batch_size=size, replicates=20)
+    real, counted = Ablation.finish, []
+
+    def finish(self, *arguments):
+        counted.append((self.progress.of, self.progress.examples))
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ablation, "finish", finish)
+        run = score_run(subject, data, tmp_path / "run", how)
+    assert counted == [("importance", 3)]
+    assert [item["id"] for item in run.skipped] == ["bare"]
+    assert run.manifest["n"] == 3
+    with pytest.warns(UserWarning, match=r"Left out 1 of 4 examples: 'bare' must have a token"):
+        table = score(subject, data, "importance", batch_size=size, replicates=20)
+    assert set(table.frame["n"]) == {3}
+    kept = table.frame.reset_index(drop=True)
+    in_run = run.heads.frame.reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, in_run, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="'bare' cannot be scored: must have a token to predict"):
+        score(subject, data, "importance", batch_size=size, strict=True)
+
+
+def test_batches_lose_an_example_only_where_the_rest_can_be_made_again():
+    subject, texts = _without_bos(), ["the cat sat on", "a", "b c d"]
+    batch = subject.prepare(text=texts)
+    with pytest.warns(UserWarning, match="Left out 1 of 3 examples: '1' must have"):
+        table = score(subject, batch, "importance", ablation="zero", replicates=20)
+    alone = subject.prepare(examples=[e for e in batch.examples if e.id != "1"])
+    expected = score(subject, alone, "importance", ablation="zero", replicates=20)
+    pd.testing.assert_frame_equal(table.frame, expected.frame, rtol=1e-4, atol=1e-6)
+    # Prepared in another way than by default, or from tensors: nobody can leave one out of it.
+    padded = subject.prepare(text=texts, padding_side="right")
+    names = ("input_ids", "attention_mask")
+    tensors = subject.prepare(**{name: batch.tensors[name] for name in names})
+    for given in (padded, tensors):
+        with pytest.raises(ValueError, match="'1:1' must have a token to predict, it has none"):
+            score(subject, [subject.prepare(text=texts[0]), given], "importance")
+    one = subject.prepare(text=["a"])
+    with pytest.warns(UserWarning, match="Left out 1 of 2 examples: '1:0' must have"):
+        score(subject, [subject.prepare(text=texts[0]), one], "importance", replicates=20)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -243,7 +387,9 @@ def test_no_example_that_can_be_read_says_why(tmp_path, capsys):
     assert "does not decode" in capsys.readouterr().err
 
 
-def _loaded(name):
-    from probes.loading import load
+def _repeats(count):
+    """Id -> text."""
+    from probes.readers import read_examples
 
-    return load(name)
+    found = read_examples("repeats", "language", count)
+    return {example.id: f"{example.text} {example.answer}" for example in found}

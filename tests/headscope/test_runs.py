@@ -100,10 +100,10 @@ def test_an_interrupted_run_goes_on_to_the_same_table(
         tmp_path / "cut",
         small_shards,
         resume=True,
-        progress=lambda *counts: seen.append(counts),
+        progress=lambda stage: seen.append((stage.name, stage.done, stage.total, stage.skipped)),
     )
-    assert seen[0] == (4, 7, 1)
-    assert seen[-1] == (7, 7, 1)
+    assert seen[1] == ("examples", 4, 7, 1)
+    assert seen[-1] == ("examples", 7, 7, 1)
     pd.testing.assert_frame_equal(again.heads.frame, whole.heads.frame)
 
 
