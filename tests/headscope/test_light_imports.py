@@ -38,7 +38,7 @@ def test_this_test_can_fail():
     assert _heavy_after("import pandas") == ["numpy", "pandas", "pyarrow"]
 
 
-@pytest.mark.parametrize("verb", ["models", "inspect", "score", "show", "demo"])
+@pytest.mark.parametrize("verb", ["models", "inspect", "score", "scan", "show", "demo"])
 def test_every_verb_has_help(verb):
     quiet = (
         "import sys, io\nsys.stdout = io.StringIO()\nfrom headscope.cli import main\n"

@@ -1,0 +1,1 @@
+"""Hallucinated objects in what a model says: mentions, CHAIR, POPE, repetition, comparison."""

@@ -1,0 +1,1 @@
+"""How an evaluation is carried out: conditions, tasks, answers and their journals, tables."""
