@@ -3,7 +3,8 @@
 The sink weight of a key is ``alpha_k = sum_i A_ik / (queries that may read k)`` (Gu et al., ICLR
 2025: ``sum_{i >= k} A_ik / (T - k + 1)`` for a causal model). Without a causal mask it is the mean
 over all queries. Under a uniform causal pattern ``alpha_1`` is ``H_T / T`` (H_T: harmonic number),
-0.074 at T = 64, so every number here goes with the null at the same T.
+0.074 at T = 64, so every number here goes with the null at the same T, and `sequence_length` says
+what T was.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from analysis.call_view import CallView, Columns
 from analysis.measure import Finish, MeasureContext, Profile, Result, Score
 from analysis.measures.offsets import first_key
 
-EPSILON = 0.3
-"""Threshold on alpha of Gu et al."""
+EPSILONS = (0.3, 0.1, 0.2, 0.5)
+"""Thresholds on alpha, that of Gu et al. first."""
 
 _CURVE_POINTS = 256
 _FEWEST_READERS = 0.5
@@ -48,7 +49,11 @@ def _whole(call: CallView) -> bool:
 
 @dataclass(frozen=True)
 class FirstKey:
-    """Mean weight on the first key, over the queries that may read it, 0 to 1."""
+    """Mean weight on the first key, over the queries that may read it, 0 to 1.
+
+    Where every query reads just what stands before it, the curve has ``alpha_1`` of the first T
+    positions for T = 1 to 256 (point T; point 0 is empty), over the sequences at least that long.
+    """
 
     name: str = "first_key"
     unit: str = "share"
@@ -61,9 +66,11 @@ class FirstKey:
     def start(self, call: CallView) -> Finish:
         rows = call.key_product("first key", first_key(call))
 
-        def finish() -> Iterator[Score]:
+        def finish() -> Iterator[Result]:
             uniform = call.uniform.key_product("first key", first_key(call))
             yield Score("", *call.mean_over_queries(rows.values, uniform.values[:, 0] > 0))
+            if _whole(call) and call.plan.memo("reads all before", lambda: _reads_all_before(call)):
+                yield _by_length(call, rows.values)
 
         return finish
 
@@ -103,12 +110,17 @@ class SinkWeight:
 
 @dataclass(frozen=True)
 class SinkRate:
-    """Share of sequences in which ``alpha_k`` is above 0.3: Sink_k^eps, 0 to 1."""
+    """Share of sequences in which ``alpha_k`` is above eps: Sink_k^eps, 0 to 1.
+
+    Attributes:
+        eps: thresholds; each gives variants of its own.
+    """
 
     name: str = "sink_rate"
     unit: str = "share"
     costly: bool = False
     reads_pattern: bool = True
+    eps: tuple[float, ...] = EPSILONS
 
     def applies(self, context: MeasureContext) -> Literal[True] | str:
         return _needs_sequence(context)
@@ -122,10 +134,12 @@ class SinkRate:
             alpha = _alpha(call, received)
             plan = call.plan
             first, there = _of_first(plan, alpha)
-            flagged = plan.sum_blocks((first > EPSILON).double())
-            yield Score(f"k=1,eps={EPSILON}", flagged, plan.sum_blocks(there))
-            flagged = plan.sum_blocks((_largest(call, alpha) > EPSILON).double())
-            yield Score(f"any,eps={EPSILON}", flagged, plan.count_blocks())
+            largest = _largest(call, alpha)
+            for eps in self.eps:
+                flagged = plan.sum_blocks((first > eps).double())
+                yield Score(f"k=1,eps={eps:g}", flagged, plan.sum_blocks(there))
+                flagged = plan.sum_blocks((largest > eps).double())
+                yield Score(f"any,eps={eps:g}", flagged, plan.count_blocks())
 
         return finish
 
@@ -164,6 +178,35 @@ def _curve(call: CallView, alpha: Tensor) -> Profile:
     values = alpha.gather(-1, index.clamp_min(0)[:, None].expand(-1, alpha.shape[1], -1))
     count = there.double().sum(0)
     return Profile("key", values.masked_fill(~there, 0.0).sum(0), count)
+
+
+def _reads_all_before(call: CallView) -> bool:
+    """Whether every query may read itself and all that stands before it, and nothing else."""
+    plan = call.plan
+    if not plan.single:
+        return False
+    before = plan.of_queries("rank") + 1
+    return bool((call.read_counts == before)[plan.used].all())
+
+
+def _by_length(call: CallView, weights: Tensor) -> Profile:
+    """``alpha_1`` over the first T queries; ``weights [batch head query]`` on the first key."""
+    plan = call.plan
+
+    def order() -> Tensor:
+        # [batch query]: the queries of each sequence in order, those of padding behind them.
+        rank = plan.of_queries("rank").masked_fill(~plan.used, rank_limit)
+        return rank.argsort(dim=-1, stable=True)[:, :_CURVE_POINTS]
+
+    rank_limit = weights.shape[-1]
+    index = plan.memo("queries by rank", order)
+    points = torch.arange(1, index.shape[1] + 1, device=index.device)
+    there = (points <= plan.used.sum(-1, keepdim=True))[:, None]
+    ordered = weights.double().gather(-1, index[:, None].expand(-1, weights.shape[1], -1))
+    alpha = (ordered.cumsum(-1) / points).masked_fill(~there, 0.0).sum(0)
+    none = alpha.new_zeros(alpha.shape[0], 1)
+    count = there.double().sum(0)
+    return Profile("length", torch.cat([none, alpha], 1), torch.cat([count[:, :1] * 0, count], 1))
 
 
 def _own_keys(plan: CallPlan, chosen: Tensor) -> Tensor:
