@@ -116,6 +116,8 @@ class AttentionCall:
     """What all layers of this forward share: batch, token map."""
     counting: bool = False
     """Whether edits count what they touch: once per call, not for every reading of its tiles."""
+    changed: Tensor | None = None
+    """Bool ``[batch head query]``: rows that edits of scores or patterns have changed."""
 
     @property
     def batch(self) -> int:
@@ -193,7 +195,23 @@ class AttentionCall:
                 _grouped(tile.pattern, value[tile.batch, :, : tile.keys])
             )
         self.counting = False
-        return torch.cat([torch.cat(blocks, dim=2) for blocks in parts.values()])
+        rows = [
+            blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2) for blocks in parts.values()
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def note_changed(self, tile: Tile, heads: Sequence[int] | None, differs: Tensor) -> None:
+        """Keep which rows of a tile an edit changed: bool ``[batch head row]`` of these heads.
+
+        Args:
+            heads: None means all.
+        """
+        if self.changed is not None:
+            block = self.changed[tile.batch, :, tile.rows]
+            if heads is None:
+                block |= differs
+            else:
+                block[:, list(heads)] |= differs
 
     def worst_mismatch(self) -> float:
         """Largest ``|pattern @ value - z|`` over queries that may read something.

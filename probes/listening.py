@@ -59,14 +59,59 @@ def announced(subject: Subject, batch: Batch | None, generated: int = 0) -> Iter
 
 
 def _run_before(tap: Tap, batch: Batch, generated: int) -> None:
-    """Let methods look at a batch before its first forward; each sees the model without itself."""
+    """Let methods look at a batch before its first forward; each sees the model without itself.
+
+    What they run for it is no forward of the user's: captures and measures do not hear it.
+    """
     for attached in tap.acting:
         if attached.before is not None:
-            attached.pause(True)
+            quiet = [attached, *_bystanders(tap)]
+            for other in quiet:
+                other.pause(True)
             try:
                 attached.before(batch, generated)
             finally:
-                attached.pause(False)
+                for other in quiet:
+                    other.pause(False)
+
+
+def _bystanders(tap: Tap) -> list[Attached]:
+    """What only listens, and not for a method."""
+    of_methods = {id(part) for attached in tap.acting for part in attached.paused_with}
+    return [
+        attached
+        for attached in tap.acting
+        if not attached.edits
+        and attached.before is None
+        and attached.logits is None
+        and id(attached) not in of_methods
+    ]
+
+
+@contextmanager
+def beside(subject: Subject, batch: Batch, generated: int, step: int) -> Iterator[None]:
+    """Run one forward of another batch's generation in the middle of the one that is going on.
+
+    Edits act in it. What listens, looks ahead or changes logits is paused, as it belongs to the
+    generation that is going on.
+
+    Args:
+        step: which forward of that batch's generation it is.
+    """
+    tap = _local.__dict__.get("taps", {}).get(id(subject.model))
+    if tap is None:
+        yield
+        return
+    paused = [attached for attached in tap.acting if not attached.only_edits]
+    for attached in paused:
+        attached.paused = True
+    tap.whereabouts.begin(batch, generated, step)
+    try:
+        yield
+    finally:
+        tap.whereabouts.end()
+        for attached in paused:
+            attached.paused = False
 
 
 def logits_processors(subject: Subject, batch: Batch) -> list[Any]:

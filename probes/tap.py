@@ -78,6 +78,12 @@ class Attached:
             other.paused = paused
 
     @property
+    def only_edits(self) -> bool:
+        """Whether it changes heads by nothing but what it finds in each forward."""
+        hears = self.on_call or self.on_z or self.on_residual or self.on_block_output
+        return not (hears or self.before or self.logits or self.paused_with)
+
+    @property
     def watches_residual(self) -> bool:
         return self.on_residual is not None or self.on_block_output is not None
 

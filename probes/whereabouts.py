@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,8 @@ class _Running:
     generated: int
     first_forward: int
     batch: Batch | None
+    began: int
+    """How many forwards there had been when it began."""
 
 
 class Whereabouts:
@@ -46,16 +48,25 @@ class Whereabouts:
         self._stack = stack
         self._shared.clear()
 
-    def begin(self, batch: Batch, generated: int) -> None:
-        """A batch is about to run, and may generate so many tokens."""
+    def begin(self, batch: Batch, generated: int, step: int = 0) -> None:
+        """A batch is about to run, and may generate so many tokens.
+
+        Args:
+            step: which forward of its generation comes next.
+        """
         tokens = tokens_while_generating(batch.tokens, generated)
-        running = _Running(tokens, batch.size or None, generated, self._forwards, batch)
+        first = self._forwards - step
+        running = _Running(tokens, batch.size or None, generated, first, batch, self._forwards)
         self._running.append(running)
         self._shared.clear()
 
     def end(self) -> None:
         """The batch that began last is done."""
-        self._running.pop()
+        done = self._running.pop()
+        if self._running:
+            # Its forwards are no steps of the generation that goes on.
+            outer, apart = self._running[-1], self._forwards - done.began
+            self._running[-1] = replace(outer, first_forward=outer.first_forward + apart)
         self._shared.clear()
 
     @property

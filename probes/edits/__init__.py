@@ -5,6 +5,7 @@ from probes.edits.given import mean, replace
 from probes.edits.knock_out import knock_out
 from probes.edits.matched_random import matched_random
 from probes.edits.scale import scale, zero
+from probes.edits.scale_attention import scale_attention
 
 __all__ = [
     "edit_pattern",
@@ -15,5 +16,6 @@ __all__ = [
     "mean",
     "replace",
     "scale",
+    "scale_attention",
     "zero",
 ]

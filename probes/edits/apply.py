@@ -26,10 +26,20 @@ BUILT_IN = {
     "mean": "probes.edits.given:mean",
     "replace": "probes.edits.given:replace",
     "knock_out": "probes.edits.knock_out:knock_out",
+    "scale_attention": "probes.edits.scale_attention:scale_attention",
     "edit_pattern": "probes.edits.function:edit_pattern",
     "edit_scores": "probes.edits.function:edit_scores",
     "edit_z": "probes.edits.function:edit_z",
     "matched_random": "probes.edits.matched_random:matched_random",
+    "var": "analysis.vision.methods.var:var",
+    "act": "analysis.vision.methods.act:act",
+    "vhr": "analysis.vision.methods.vhr:vhr",
+    "sink_removal": "analysis.vision.methods.sink_removal:sink_removal",
+    "paint": "analysis.vision.methods.paint:paint",
+    "modulation": "analysis.vision.methods.modulation:modulation",
+    "gift": "analysis.vision.methods.gift:gift",
+    "prune_tokens": "analysis.vision.methods.pruning:prune_tokens",
+    "agla": "analysis.vision.methods.agla:agla",
 }
 """Where the factory of each of our edits lives: what other packages bring is loaded by name."""
 

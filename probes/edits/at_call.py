@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
 from probes.attention_call import AttentionCall, Tile
@@ -37,11 +38,12 @@ def edit_call(call: AttentionCall, edits: Iterable[BoundEdit], first_head: int) 
         target.append(_on_heads(edit, heads, report))
         affected.update(heads)
     if affected:
+        call.changed = torch.zeros(call.z.shape[:3], dtype=torch.bool, device=call.device)
         new = call.weighted_values(counting=True).to(call.z.dtype)
-        chosen_heads = sorted(affected)
-        z = call.z.clone()
-        z[:, chosen_heads] = new[:, chosen_heads]
-        call.z = z
+        # Rows that no edit changed keep the model's own z, bit for bit. Where gradients flow, they
+        # flow through the pattern of all rows.
+        which = call.changed if not new.requires_grad else _of_heads(call, affected)
+        call.z = torch.where(which[..., None], new, call.z)
     for edit, heads, report in z_edits:
         place = EditPlace(call.site, heads, call.step, call, moment=call.moment)
         z = call.z.transpose(1, 2)
@@ -68,7 +70,8 @@ def edit_z_of(
     edit: Edit, z: Tensor, heads: list[int], place: EditPlace, report: EditReport
 ) -> Tensor:
     """``z [batch query head head_width]`` with the chosen heads edited."""
-    old = z[:, :, heads]
+    every = heads == list(range(z.shape[2]))  # then nothing need be taken out and put back
+    old = z if every else z[:, :, heads]
     new = edit.apply(old, place).to(z.dtype)
     if new.shape != old.shape:
         raise ValueError(
@@ -77,25 +80,41 @@ def edit_z_of(
         )
     report.fired += 1
     report.touched += int((new != old).any(-1).sum())
+    if every:
+        return new
     result = z.clone()
     result[:, :, heads] = new
     return result
+
+
+def _of_heads(call: AttentionCall, heads: Iterable[int]) -> Tensor:
+    """Bool ``[1 head 1]``."""
+    found = torch.zeros(1, call.heads, 1, dtype=torch.bool, device=call.device)
+    found[:, list(heads)] = True
+    return found
 
 
 def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Tile, Tensor], Tensor]:
     def apply(tile: Tile, values: Tensor) -> Tensor:
         call = tile.call
         place = EditPlace(call.site, heads, call.step, call, tile, call.moment)
-        old = values[:, heads]
+        every = heads == list(range(values.shape[1]))
+        old = values if every else values[:, heads]
         new = edit.apply(old, place)
         if new.shape != old.shape:
             raise ValueError(
                 f"Edit {edit.label} must return {edit.stage} of shape {tuple(old.shape)} (batch, "
                 f"head, query, key), got {tuple(new.shape)}."
             )
-        if tile.call.counting:
+        if call.counting:
+            differs = (new != old).any(-1)  # [batch head row]
+            count = int(differs.sum())
             report.fired += 1
-            report.touched += int((new != old).any(-1).sum())
+            report.touched += count
+            if count:
+                call.note_changed(tile, None if every else heads, differs)
+        if every:
+            return new
         result = values.clone()
         result[:, heads] = new
         return result

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from probes.subject import Subject
 
 
+_ROUNDING, _HALF_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-5}, 1e-2
+"""Changes of a head up to so much of the largest z of its row are none."""
+
+
 @dataclass
 class MatchedRandom:
     """Carries the control out where the model computes.
@@ -63,6 +67,10 @@ class MatchedRandom:
     def _matched(self, site: Site, z: Tensor, edited: Tensor) -> Tensor:
         change = (edited - z).float()
         per_head = torch.linalg.vector_norm(change, dim=-1)  # [batch query head]
+        # Where an edit is made at the call, z is computed anew and moves by rounding in every head.
+        size = torch.linalg.vector_norm(z.float(), dim=-1).amax(-1, keepdim=True)
+        rounding = _ROUNDING.get(z.dtype, _HALF_ROUNDING)
+        per_head = torch.where(per_head > rounding * size, per_head, 0.0)
         count = (per_head > 0).sum(-1, keepdim=True)
         chosen = self._order(site, z.shape[2]).to(z.device) < count  # [batch query head]
         mine = torch.where(chosen[..., None], z.float(), 0.0)

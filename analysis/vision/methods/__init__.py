@@ -1,0 +1,1 @@
+"""Published interventions on heads, one small file each; `probes.edits.apply` knows their names."""
