@@ -15,6 +15,7 @@ from probes.tokens.map import ROLES, TokenMap, TowerTokens
 
 if TYPE_CHECKING:
     from analysis.call_view import CallView
+    from probes.inputs import Batch
 
 _PAD = ROLES.index("pad")
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class CallPlan:
         query_block, key_block: long, the same shapes: block of each position, -1 for none.
         block_row, block_example: long ``[block]``: its batch row and its example.
         single: each batch row is one block, and blocks are numbered like rows.
+        batch: what is run, ``None`` where nobody said: for answers, questions, boxes.
         mask: of the call; a pattern that the model wrote out counts as allowed where not 0.
         all_used: every query counts (known once the uniform call has been streamed).
         uniform: the call on which every allowed key gets the same weight, already streamed.
@@ -55,6 +57,7 @@ class CallPlan:
     single: bool
     step: int
     mask: AttentionMask
+    batch: Batch | None = None
     all_used: bool = False
     uniform: CallView | None = None
     nulls: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -190,6 +193,7 @@ def make_plan(
     return CallPlan(
         examples, own, other, query_index, key_index, used, query_block, key_block,
         block_row, block_example, single, call.step, mask,
+        None if call.moment is None else call.moment.batch,
     )  # fmt: skip
 
 

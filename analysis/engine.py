@@ -57,6 +57,7 @@ class Engine:
         tile_rows: int | None = None,
     ) -> None:
         self.measures = tuple(measures)
+        self._order = {measure.name: number for number, measure in enumerate(self.measures)}
         self._layout = layout
         self._tile_rows = tile_rows
         self._workspace = Workspace()
@@ -133,7 +134,7 @@ class Engine:
     def _applicable(self, call: AttentionCall, plan: CallPlan) -> list[Measure]:
         context = MeasureContext(
             call.site, call.heads, plan.tokens, plan.key_tokens,
-            self._output_gram(call.site) is not None,
+            self._output_gram(call.site) is not None, plan.batch,
         )  # fmt: skip
         chosen = []
         layout = self._layout
@@ -194,7 +195,7 @@ class Engine:
         null = result.null or plan.nulls.get((measure.name, result.variant))
         if null is None:
             null = torch.zeros_like(result.numerator), torch.zeros_like(result.numerator)
-        order = self.measures.index(measure)
+        order = self._order[measure.name]
         key = (site, order, call.heads, measure.name, result.variant, measure.unit)
         shape = result.numerator.shape
         new = [

@@ -13,6 +13,7 @@ from probes.tokens.map import TowerTokens
 
 if TYPE_CHECKING:
     from analysis.call_view import CallView
+    from probes.inputs import Batch
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class MeasureContext:
             call cannot be told (windows in the batch axis, a tower without a token map).
         heads: number of query heads.
         has_output_matrix: whether the anatomy knows the heads' output matrix.
+        batch: what is run, where it is known: its examples may have answers, objects, boxes.
     """
 
     site: Site
@@ -31,6 +33,7 @@ class MeasureContext:
     tokens: TowerTokens | None
     key_tokens: TowerTokens | None
     has_output_matrix: bool = False
+    batch: Batch | None = None
 
     @property
     def same_tower(self) -> bool:

@@ -50,6 +50,17 @@ class RunFolder:
         self.plan = plan
         self.journal = Journal(path / JOURNAL)
 
+    @staticmethod
+    def refuse_taken(path: Path) -> None:
+        """Raise where a new run cannot be written; for what is written when all is done.
+
+        Raises:
+            RunError: the folder holds something else or another run.
+        """
+        _refuse_foreign(path)
+        if (path / PLAN).exists():
+            _refuse_other_run(path, {}, resume=False)
+
     @classmethod
     @contextmanager
     def begin(cls, path: Path, plan: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:

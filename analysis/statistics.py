@@ -127,6 +127,14 @@ class RatioSums:
         return self._ratio(slice(0, 1))[0]
 
     @property
+    def replicate_values(self) -> Array:
+        """Float ``[replicate, column]``: the ratio in each replicate, NaN where nothing counted.
+
+        Sums of the same examples and seed share their weights, so replicates may be subtracted.
+        """
+        return self._ratio(slice(1, -2))
+
+    @property
     def halves(self) -> Array:
         """Float ``[2, column]``: the ratio in each half of the examples."""
         return self._ratio(slice(-2, None))
@@ -139,7 +147,7 @@ class RatioSums:
         """
         if not 0 < level < 1:
             raise ValueError(f"`level` must be between 0 and 1, got {level}.")
-        ratios = self._ratio(slice(1, -2))
+        ratios = self.replicate_values
         enough = (self.n >= 2) & np.isfinite(ratios).any(axis=0)
         low, high = np.full(self.n.size, np.nan), np.full(self.n.size, np.nan)
         if enough.any():

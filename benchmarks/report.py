@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS
+from edits_page import edits_section
 from importance_page import importance_section
 from measuring import quartiles, ratios
 from page_parts import machine_lines, machine_name, spread, table
@@ -16,8 +17,10 @@ INTRODUCTION = """\
 # Benchmarks
 
 What watching the heads of a model costs, against the plain forward pass of the same model in the
-same process; and, in sections of its own, what taking each head away costs. This page is written by
-`benchmarks/capture.py` and `benchmarks/importance.py`; do not edit it.
+same process; and, in sections of their own, what taking each head away and what edits cost. This
+page is written by `benchmarks/capture.py`, `benchmarks/importance.py` and `benchmarks/edits.py`; do
+not edit it. What edits *do* is measured by `benchmarks/hallucination.py`, in
+[docs/hallucination.md](../docs/hallucination.md).
 
 - **Model**: GPT-2 small in size (12 layers x 12 heads x 64, 124 M weights, random), batch 1,
   token ids by Zipf's law with copied stretches. No logits are left out.
@@ -43,6 +46,8 @@ python benchmarks/capture.py --device cuda --dtype bfloat16 --lengths 4096 32768
 python benchmarks/help_time.py                                    # one part alone
 make bench MEASURE=importance                                     # taking heads away
 python benchmarks/importance.py --peers-python PEERS/bin/python   # with a peer
+make bench MEASURE=edits                                          # what edits cost
+make bench MEASURE=hallucination                                  # what edits do (half an hour)
 ```
 """
 
@@ -56,14 +61,16 @@ def write(folder: Path) -> Path:
 
 
 def page_of(results: Iterable[dict[str, Any]]) -> str:
-    """The page for the results of one or several devices, of watching and of taking away."""
-    watched, taken = [], []
+    """The page for the results of some devices; what has a page of its own is left out."""
+    watched, taken, edited = [], [], []
     for result in results:
         if "figures" in result:
             watched.append(_device_section(result))
-        else:
+        elif result.get("page") == "edits":
+            edited.append(edits_section(result))
+        elif "page" not in result:
             taken.append(importance_section(result))
-    return "\n".join([INTRODUCTION, *watched, *taken, AGAIN])
+    return "\n".join([INTRODUCTION, *watched, *taken, *edited, AGAIN])
 
 
 def _device_section(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The section of a run that studies fill: their scores, agreement, classes and tables."""
+"""The sections of a run that studies fill: their scores, agreement, classes and tables."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 
 from headscope.batching import batches
 from headscope.plan import Options
+from headscope.scorer import tell_progress
 
 if TYPE_CHECKING:
     from analysis.head_table import HeadTable
+    from analysis.importance.study import Study
     from analysis.journal import Journal
+    from analysis.progress import Progress
     from analysis.run_folder import RunFolder
     from analysis.scores import BatchScores
     from analysis.tally import Tally
@@ -20,8 +23,16 @@ if TYPE_CHECKING:
     from probes.inputs import Example
 
 SECTION = "importance"
+"""Where the tables of a study go that names no `section` of its own."""
 ESTIMATES = ("atp", "gradient", "relevancy", "direct")
 """Studies whose measures are set against the exact effect, beside `weight_importance`."""
+
+REPLACING = {
+    "importance": ("importance_", "layer_off_"),
+    "keep_one": ("keep_one_",),
+    "patching": ("patch_",),
+}
+"""By study, how its measures begin that put something in the place of head outputs."""
 
 
 def study_measures_of(journal: Journal) -> dict[str, list[str]]:
@@ -33,40 +44,105 @@ def study_measures_of(journal: Journal) -> dict[str, list[str]]:
     return {study: list(names) for study, names in found.items()}
 
 
-def write_section(
-    scorer: Scorer, folder: RunFolder, tally: Tally, examples: Sequence[Example], how: Options
-) -> None:
-    """Write ``importance/``: heads, agreement, classes, effects by example, the studies' tables.
+def section_of(study: Study) -> str:
+    """The section that a study writes into."""
+    return getattr(study, "section", SECTION)
 
-    A finished section of an interrupted run is left as it is.
+
+def write_sections(
+    scorer: Scorer,
+    folder: RunFolder,
+    tally: Tally,
+    examples: Sequence[Example],
+    how: Options,
+    progress: Progress,
+) -> None:
+    """Write a folder for each section that the studies name: their heads and tables.
+
+    ``importance/`` also holds agreement, classes, and effects by example. A finished section of an
+    interrupted run is left as it is.
+
+    Args:
+        examples: those that were scored; `progress` counts as many.
     """
-    from analysis.atomic_file import written_atomically
     from analysis.run_files import MANIFEST
+
+    for section in dict.fromkeys(section_of(study) for study in scorer.studies):
+        if not (folder.path / section / MANIFEST).exists():
+            _write_section(section, scorer, folder, tally, examples, how, progress)
+
+
+def _write_section(
+    section: str,
+    scorer: Scorer,
+    folder: RunFolder,
+    tally: Tally,
+    examples: Sequence[Example],
+    how: Options,
+    progress: Progress,
+) -> None:
+    from analysis.atomic_file import written_atomically
     from analysis.run_folder import new_section
 
-    if (folder.path / SECTION / MANIFEST).exists():
-        return
-    plan, by_study = folder.plan, study_measures_of(folder.journal)
+    plan = folder.plan
+    studies = [study for study in scorer.studies if section_of(study) == section]
+    mine = {study.name for study in studies}
+    found = study_measures_of(folder.journal)
+    by_study = {name: measures for name, measures in found.items() if name in mine}
     names = [name for measures in by_study.values() for name in measures]
     heads = tally.heads(plan["data"]["inputs"], plan["layers"], names, set(names))
-    heads = scorer.with_lines(heads, plan["data"]["inputs"])
-    by_study = {**scorer.study_measures, **by_study}
-    frames = _frames(scorer, folder, tally, examples, how, heads, by_study)
+    heads = scorer.with_lines(heads, plan["data"]["inputs"], studies)
+    scored = {name: given for name, given in scorer.study_measures.items() if name in mine}
+    by_study = {**scored, **by_study}
+    frames = _tables(studies, scorer, tally, examples, how, progress)
+    if section == SECTION:
+        frames |= _frames(folder, tally, examples, how, heads, by_study)
+    frames = {name: frame for name, frame in frames.items() if len(frame)}
     about = {
         "studies": by_study,
         "options": plan["study_options"],
         "n": tally.examples,
         "reliability": [line for line in tally.reliability() if line["measure"] in names],
+        "touched": _touched(tally, studies, names),
     }
-    with new_section(folder.path, SECTION, about) as path:
+    with new_section(folder.path, section, about) as path:
         heads.to_parquet(path / "heads.parquet")
         for name, frame in frames.items():
             with written_atomically(path / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
 
 
-def _frames(
+def _touched(tally: Tally, studies: Sequence[Study], names: Sequence[str]) -> list[dict[str, Any]]:
+    """What these measures changed in the model; and what they could not change, and why."""
+    from analysis.touched import by_tower, nothing_in
+
+    changed = {place: one for place, one in tally.touched.items() if place[2] in names}
+    prefixes = tuple(prefix for study in studies for prefix in REPLACING.get(study.name, ()))
+    left = [line for line in tally.not_measured if line["measure"].startswith(prefixes)]
+    return by_tower(changed) + [nothing_in(**line) for line in left]
+
+
+def _tables(
+    studies: Sequence[Study],
     scorer: Scorer,
+    tally: Tally,
+    examples: Sequence[Example],
+    how: Options,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The studies' own tables by file name."""
+
+    def data() -> Any:
+        return batches(scorer.subject, examples, how.batch_size, lambda example, reason: None)
+
+    frames: dict[str, Any] = {}
+    for study in studies:
+        tell_progress(study, progress)
+        frames.update(study.finish(scorer.subject, data, tally))
+    return frames
+
+
+def _frames(
     folder: RunFolder,
     tally: Tally,
     examples: Sequence[Example],
@@ -74,19 +150,14 @@ def _frames(
     heads: HeadTable,
     by_study: dict[str, list[str]],
 ) -> dict[str, Any]:
-    """Tables by file name; empty ones are left out."""
+    """What is told of all importance studies together, by file name."""
     from analysis.importance.agreement import agreement
     from analysis.importance.by_class import class_table, example_table
-
-    def data() -> Any:
-        return batches(scorer.subject, examples, how.batch_size, lambda example, reason: None)
 
     def scores() -> Iterator[BatchScores]:
         return _scores_of(folder.journal)
 
     frames: dict[str, Any] = {}
-    for study in scorer.studies:
-        frames.update(study.finish(scorer.subject, data, tally))
     exact = by_study.get("importance", [])
     estimates = {name for study in ESTIMATES for name in by_study.get(study, [])}
     estimates.add("weight_importance")
@@ -99,7 +170,7 @@ def _frames(
         frames["classes"] = class_table(
             scores, classes, exact, replicates=how.replicates, seed=how.seed
         )
-    return {name: frame for name, frame in frames.items() if len(frame)}
+    return frames
 
 
 def _scores_of(journal: Journal) -> Iterator[BatchScores]:

@@ -51,6 +51,8 @@ class Options:
     draws: int = 5
     copies: int = 1
     graddrop: bool = False
+    image_removal: str = "delete"
+    answers: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "replicates", "draws", "copies"):
@@ -70,7 +72,6 @@ def make_plan(
 ) -> dict[str, Any]:
     """The plan of a run; two runs with equal plans give equal tables."""
     from analysis.run_files import SCHEMA
-    from probes.fingerprint import fingerprint
     from probes.readers import data_digest
 
     size = shard_size(how.batch_size)
@@ -79,14 +80,7 @@ def make_plan(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "versions": versions(),
-        "model": {
-            "name": subject.name,
-            "revision": subject.revision,
-            "class": type(subject.model).__name__,
-            "kind": subject.kind,
-            "dtype": str(subject.dtype).removeprefix("torch."),
-            "weights": fingerprint(subject.model),
-        },
+        "model": model_record(subject),
         "device": str(subject.device),
         "layers": {name: tower.layers for name, tower in subject.towers.items()},
         "data": {
@@ -107,8 +101,22 @@ def make_plan(
     }
 
 
+def model_record(subject: Subject) -> dict[str, Any]:
+    """Which model it is, down to its weights."""
+    from probes.fingerprint import fingerprint
+
+    return {
+        "name": subject.name,
+        "revision": subject.revision,
+        "class": type(subject.model).__name__,
+        "kind": subject.kind,
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "weights": fingerprint(subject.model),
+    }
+
+
 def _study_options(how: Options) -> dict[str, Any]:
-    names = ("effect", "ablation", "label", "draws", "graddrop")
+    names = ("effect", "ablation", "label", "draws", "graddrop", "image_removal", "answers")
     return {name: getattr(how, name) for name in names}
 
 

@@ -17,10 +17,16 @@ PUBLIC = {
     "capture": "probes.capture:capture",
     "edit": "probes.edits.apply:edit",
     "edits": "probes.edits",
+    "evaluate": "headscope.evaluation:evaluate",
     "figures": "dashboard.figures",
+    "generate": "headscope.generation:generate",
+    "kept_patches": "analysis.vision.pruning.kept_patches:kept_patches",
     "load": "probes.loading:load",
+    "open_evaluation": "headscope.evaluating.result:open_evaluation",
     "open_run": "analysis.run_folder:open_run",
     "patch": "headscope.patching:patch",
+    "patch_overlap": "analysis.vision.pruning.kept_patches:patch_overlap",
+    "scan": "headscope.scanning:scan",
     "score": "headscope.scoring:score",
 }
 """Public name -> module, or module and the name in it."""

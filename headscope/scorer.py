@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from headscope.plan import AskedWrongly, Options
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from analysis.engine import Engine
     from analysis.head_table import HeadTable
     from analysis.importance.study import Study, StudyOptions
+    from analysis.progress import Progress
     from analysis.scores import BatchScores
-    from probes.inputs import Batch
+    from probes.inputs import Batch, Example
     from probes.subject import Subject
 
 Data = Callable[[], Iterable["Batch"]]
@@ -57,8 +58,11 @@ class Scorer:
         named = [name for name in streaming if name != "all"]
         return cls(subject, engine, measures, studies, named)
 
-    def begin(self, data: Data) -> None:
+    def begin(self, data: Data, progress: Progress | None = None) -> None:
         """Let the studies pass over the data first.
+
+        Args:
+            progress: is told how far they are.
 
         Raises:
             AskedWrongly: an effect that this model or data cannot give.
@@ -69,10 +73,12 @@ class Scorer:
         from analysis.importance.study import EffectError
 
         for study in self.studies:
+            stage = tell_progress(study, progress).stage("getting ready", None)
             try:
                 study.begin(self.subject, data)
             except EffectError as error:
                 raise AskedWrongly(str(error)) from error
+            stage.end()
 
     def score(self, batch: Batch) -> BatchScores:
         """Per-example sums of all that was asked for."""
@@ -90,15 +96,43 @@ class Scorer:
             known += [name for name in found if name not in known]
         return parts[0] if len(parts) == 1 else BatchScores.beside(parts)
 
-    def with_lines(self, heads: HeadTable, inputs: str) -> HeadTable:
+    def score_readable(
+        self, batch: Batch, skip: Callable[[Example, str], None]
+    ) -> list[BatchScores]:
+        """`score`, without the examples in which studies find nothing to be read.
+
+        Args:
+            skip: gets each of those, and why.
+
+        Returns:
+            One block of scores, none if no example is left.
+        """
+        from analysis.importance.readings import ReadingError
+
+        try:
+            return [self.score(batch)]
+        except ReadingError as error:
+            bad = [example for example in batch.examples if example.id == error.example_id]
+            rest = [example for example in batch.examples if example.id != error.example_id]
+            if len(bad) != 1 or (rest and not _made_of_examples(self.subject, batch)):
+                raise
+            skip(bad[0], str(error).removeprefix(f"Example {bad[0].id!r}").lstrip(": "))
+        return self.score_readable(self.subject.prepare(examples=rest), skip) if rest else []
+
+    def with_lines(
+        self, heads: HeadTable, inputs: str, studies: Sequence[Study] | None = None
+    ) -> HeadTable:
         """The head table, and the lines of studies that are no sums over the data's examples.
 
         Such are those of probes, which bear the probe's name as `inputs`.
+
+        Args:
+            studies: only these; all by default.
         """
         from analysis.head_table import HeadTable
 
         more = []
-        for study in self.studies:
+        for study in self.studies if studies is None else studies:
             give = getattr(study, "lines", None)
             frame = None if give is None else give(self.subject, inputs)
             if frame is not None and len(frame):
@@ -106,6 +140,41 @@ class Scorer:
                 known = self.study_measures.setdefault(study.name, [])
                 known += [name for name in more[-1].measures if name not in known]
         return heads.merge(*more) if more else heads
+
+
+def tell_progress(study: Study, progress: Progress | None) -> Progress:
+    """Let a study that has stages to tell of tell them here, under its name; returns the same."""
+    from analysis.progress import Progress
+
+    found = Progress() if progress is None else replace(progress, of=study.name)
+    if hasattr(study, "progress"):
+        study.progress = found  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+def _made_of_examples(subject: Subject, batch: Batch) -> bool:
+    """Whether a batch is what its examples are prepared as, so that some of them can be again.
+
+    Not if it was made of tensors, or with settings that nobody knows any more.
+    """
+    from probes.inputs import InputError
+
+    try:
+        again = subject.on_device(subject.prepare(examples=batch.examples)).tensors
+    except InputError:
+        return False
+    mine = subject.on_device(batch).tensors
+    return again.keys() == mine.keys() and all(_alike(again[name], mine[name]) for name in mine)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and one == other
 
 
 def split_names(measures: str | Sequence[str]) -> tuple[list[str], list[str]]:
@@ -163,5 +232,13 @@ def study_options(how: Options) -> StudyOptions:
 
     effects = tuple(name.strip() for name in how.effect.split(",") if name.strip())
     return StudyOptions(
-        effects, how.ablation, how.label, how.draws, how.seed, how.copies, how.graddrop
+        effects,
+        how.ablation,
+        how.label,
+        how.draws,
+        how.seed,
+        how.copies,
+        how.graddrop,
+        how.image_removal,
+        how.answers,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headscope.batching import BATCH_SIZE, batches
+from headscope.batching import BATCH_SIZE, Skip, batches
 from headscope.plan import AskedWrongly, Options, inputs_name
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from analysis.tally import Tally
     from probes.inputs import Batch, Example
     from probes.subject import Subject
+
+_REASONS_SHOWN = 3
 
 
 def score(
@@ -35,6 +38,8 @@ def score(
     draws: int = 5,
     copies: int = 1,
     graddrop: bool = False,
+    image_removal: str = "delete",
+    answers: str = "auto",
 ) -> HeadTable:
     """The head table of a subject on some inputs.
 
@@ -60,9 +65,14 @@ def score(
         draws: for studies: donors per example of resample ablation.
         copies: for studies: ablated copies of a batch that are run at once.
         graddrop: for `atp`: a backward per layer against cancellation.
+        image_removal: for `vhd`: ``delete`` the image's positions, show a ``blank`` or a ``noise``.
+        answers: for `vhd`: ``given`` ones, the model's ``own``, or ``auto``: its own where the data
+            names objects or lacks answers.
 
     Returns:
-        Values with 95 % intervals over examples, and each measure's null.
+        Values with 95 % intervals over examples, and each measure's null. Examples that cannot be
+        used (that cannot be prepared, or have nothing to be read for a study) are left out, which
+        a warning says.
 
     Raises:
         ValueError: an unknown measure, or one that was named and applies nowhere in this model;
@@ -75,24 +85,29 @@ def score(
     effects = effect if isinstance(effect, str) else ",".join(effect)
     how = Options(
         names, limit, batch_size, seed, replicates, strict, effects, ablation, label, draws, copies,
-        graddrop,
+        graddrop, image_removal, answers,
     )  # fmt: skip
     scorer = Scorer.make(subject, how)
     tally = Tally(replicates=replicates, seed=seed)
     name = inputs_name(str(inputs)) if isinstance(inputs, (str, Path)) else ""
-    reasons: list[str] = []
+    skipped: dict[str, str] = {}
+    skip = _skipping(skipped, strict)
     named = scorer.named
-    data = _data_of(subject, inputs, how, reasons, again=bool(scorer.studies))
+    data = _data_of(subject, inputs, how, skip, again=bool(scorer.studies))
     scorer.begin(data)
     for batch in data():
-        tally.add(scorer.score(batch))
-        if named:
+        for scores in scorer.score_readable(batch, skip):
+            tally.add(scores)
+        if named and tally.examples:
             refuse_inapplicable(named, tally, subject.name)
             named = []
     if not tally.examples:
+        first = next(iter(skipped.values()), "")
         raise ValueError(
-            f"No example could be scored: {reasons[0]}" if reasons else "There was no batch."
+            f"No example could be scored: {first}" if skipped else "There was no batch."
         )
+    if skipped:
+        warnings.warn(_left_out(skipped, tally.examples), stacklevel=2)
     layers = {tower: found.layers for tower, found in subject.towers.items()}
     heads = tally.heads(name, layers, [measure.name for measure in scorer.measures])
     return scorer.with_lines(heads, name)
@@ -135,11 +150,11 @@ def refuse_inapplicable(named: Iterable[str], tally: Tally, model: str) -> None:
 
 
 def _data_of(
-    subject: Subject, inputs: Any, how: Options, reasons: list[str], *, again: bool
+    subject: Subject, inputs: Any, how: Options, skip: Skip, *, again: bool
 ) -> Callable[[], Iterable[Batch]]:
     """Gives the batches each time it is called; those that were given as such are kept for it."""
     if isinstance(inputs, (str, Path)):
-        return _read_data(subject, inputs, how, reasons)
+        return _read_data(subject, inputs, how, skip)
     given = _given_batches(inputs)
     if not again:
         return lambda: given
@@ -148,17 +163,31 @@ def _data_of(
 
 
 def _read_data(
-    subject: Subject, inputs: str | Path, how: Options, reasons: list[str]
+    subject: Subject, inputs: str | Path, how: Options, skip: Skip
 ) -> Callable[[], Iterable[Batch]]:
     from probes.readers import read_examples
 
-    def skip(example: Example, reason: str) -> None:
-        if how.strict:
-            raise ValueError(f"Example {example.id!r} cannot be scored: {reason}")
-        reasons.append(reason)
-
     examples = list(read_examples(inputs, subject.kind, how.limit, skip))
     return lambda: batches(subject, examples, how.batch_size, skip)
+
+
+def _skipping(skipped: dict[str, str], strict: bool) -> Skip:
+    """Notes once why an example is left out, however often it is come across."""
+
+    def skip(example: Example, reason: str) -> None:
+        if strict:
+            raise ValueError(f"Example {example.id!r} cannot be scored: {reason}")
+        skipped.setdefault(example.id, reason)
+
+    return skip
+
+
+def _left_out(skipped: Mapping[str, str], scored: int) -> str:
+    shown = "; ".join(f"{name!r} {reason}" for name, reason in [*skipped.items()][:_REASONS_SHOWN])
+    more = len(skipped) - _REASONS_SHOWN
+    return f"Left out {len(skipped)} of {len(skipped) + scored} examples: {shown}" + (
+        f" And {more} more." if more > 0 else ""
+    )
 
 
 def _given_batches(inputs: Batch | Iterable[Batch]) -> Iterator[Batch]:

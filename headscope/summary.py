@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 TOP = 3
 """Highest heads that a line keeps."""
 _GAP = 3
-_EVERY_VARIANT = {"role_mass"}
+_EVERY_VARIANT = {"role_mass", "vhd"}
 """Measures whose variants ask different questions, so that a short table shows them all."""
-_FORCED = 0.999
+_SHARE, _FORCED = "share", 0.999
 """Shares whose null is at least this say nothing: there is no other place to look."""
 
 
@@ -131,7 +131,7 @@ def shortened(lines: Sequence[SummaryLine]) -> list[SummaryLine]:
     kept: dict[Any, SummaryLine] = {}
     for line in lines:
         if line.measure in _EVERY_VARIANT:
-            if not line.null >= _FORCED:
+            if line.unit != _SHARE or not line.null >= _FORCED:
                 kept[line.measure, line.variant] = line
         elif line.measure not in kept:
             kept[line.measure] = replace(line, more=counts[line.measure] - 1)

@@ -11,8 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from headscope.cli.demo import demo
+from headscope.cli.evaluate import evaluate
+from headscope.cli.generate import generate
 from headscope.cli.inspect import inspect
 from headscope.cli.models import models
+from headscope.cli.scan import scan
 from headscope.cli.score import score
 from headscope.cli.show import show
 
@@ -29,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, inspect, score, show, demo):
+for verb in (models, inspect, score, scan, generate, evaluate, show, demo):
     app.command()(verb)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.precision import plain, rounded
 from headscope.cli.screen import print_lines, print_table, wrapped
+from headscope.cli.touched_report import touched_lines
 from headscope.importance_section import SECTION
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def print_importance(run: Run) -> None:
     frame = frame[frame["measure"].str.startswith(_EXACT)]
     for (measure, variant), lines in frame.groupby(["measure", "variant"], sort=False):
         _print_top(section, str(measure), str(variant), lines)
+    touched = touched_lines((section.manifest or {}).get("touched", []))
+    if touched:
+        print_lines("", *wrapped(touched))
     if "joint" in section.tables:
         print_lines("", *wrapped(_joint_lines(section.table("joint"))))
     if "agreement" in section.tables:

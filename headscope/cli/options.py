@@ -14,6 +14,14 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="EDIT",
+        help="What is changed, such as vhr:alpha=2; may be given several times.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Dtype = Annotated[
     str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headscope.cli.importance_report import print_importance, told_apart
+from headscope.cli.scan_report import is_difference, print_scan, scan_of, scan_record
 from headscope.cli.screen import (
     columns_of_terminal,
     print_json,
@@ -12,9 +13,11 @@ from headscope.cli.screen import (
     print_table,
     wrapped,
 )
+from headscope.cli.sinks_report import print_sinks
+from headscope.cli.vhd_report import print_vhd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from analysis.run_folder import Run
     from headscope.summary import SummaryLine
@@ -34,14 +37,15 @@ def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
     plan = run.plan
     model = plan["model"]
     print_lines(
-        f"{model['name']} ({model['class']}, {model['dtype']}) on {plan['data']['name']}, "
+        f"{model['name']} ({model['class']}, {model['dtype']}) on {_data(plan)}, "
         f"seed {plan['seed']}",
         f"run    {run.path}  ({_state(run)})",
     )
     lines = summarise(run.heads) if run.shards[0] or run.finished else {}
     if run.finished:
         lines = {
-            tower: [row for row in rows if not told_apart(row)] for tower, rows in lines.items()
+            tower: [r for r in rows if not told_apart(r) and not is_difference(r.measure)]
+            for tower, rows in lines.items()
         }
     if not every_variant:
         lines = {tower: shortened(rows) for tower, rows in lines.items()}
@@ -53,9 +57,17 @@ def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
         cells = [row.cells(shown) for row in rows]
         print_table(tower_title(run.heads, tower), columns(shown), cells, wraps=False)
     print_importance(run)
-    if lines:
+    print_vhd(run)
+    print_sinks(run)
+    print_scan(run)
+    if any(lines.values()):
         print_lines("", *_legend(run, [row for rows in lines.values() for row in rows]))
     print_lines(*wrapped(_left_out(run)))
+
+
+def _data(plan: Mapping[str, Any]) -> str:
+    control = f" against {plan['control']['name']}" if "scan" in plan else ""
+    return f"{plan['data']['name']}{control}"
 
 
 def _legend(run: Run, rows: Sequence[SummaryLine]) -> list[str]:
@@ -74,6 +86,8 @@ def _state(run: Run) -> str:
     done, total = run.shards
     if run.finished:
         return "finished"
+    if not total:
+        return "unfinished, start it again"
     doing = "being written" if run.being_written else "unfinished, go on with --resume"
     return f"{doing}: {done} of {total} shards"
 
@@ -109,12 +123,19 @@ def _left_out(run: Run) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def _touched(run: Run) -> list[dict[str, Any]]:
+    """What studies say that they changed in the model."""
+    manifests = [section.manifest or {} for section in run.sections.values()]
+    return [record for manifest in manifests for record in manifest.get("touched", [])]
+
+
 def _record(run: Run) -> dict[str, Any]:
     from headscope.summary import summarise
 
     done, total = run.shards
     measured = run.finished or done > 0
     manifest = run.manifest or {}
+    found = scan_of(run)
     return {
         "run": str(run.path),
         "finished": run.finished,
@@ -125,8 +146,10 @@ def _record(run: Run) -> dict[str, Any]:
         "skipped": run.skipped,
         "not_measured": manifest.get("not_measured", []),
         "sections": {name: section.finished for name, section in run.sections.items()},
+        "touched": _touched(run),
         "altered": run.altered(),
         "summary": [line.record() for lines in summarise(run.heads).values() for line in lines]
         if measured
         else [],
+        **({} if found is None else {"control": run.plan["control"], "scan": scan_record(found)}),
     }

@@ -64,6 +64,16 @@ def score(
     graddrop: Annotated[
         bool, typer.Option("--graddrop", help="For atp: a backward per layer more.")
     ] = False,
+    image_removal: Annotated[
+        str,
+        typer.Option(help="For vhd: delete the image's positions, or show blank or noise."),
+    ] = "delete",
+    answers: Annotated[
+        str,
+        typer.Option(
+            help="For vhd: read given answers, the model's own, or auto: own if objects are known."
+        ),
+    ] = "auto",
     limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
     seed: Annotated[
@@ -107,6 +117,8 @@ def score(
         draws=draws,
         copies=copies,
         graddrop=graddrop,
+        image_removal=image_removal,
+        answers=answers,
     )
     streaming, studies = split_names(measures)
     if streaming or not studies:
@@ -122,12 +134,13 @@ def score(
 
 def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
     from analysis.atomic_file import DiskFull
+    from headscope.cli.progress_bars import stages
     from headscope.cli.run_report import print_run
-    from headscope.cli.screen import note, progress
+    from headscope.cli.screen import note
     from headscope.runs import score_run
 
     try:
-        with progress(f"{subject.name} on {data}") as show_progress:
+        with stages(f"{subject.name} on {data}") as show_progress:
             run = score_run(subject, data, out, how, resume=resume, progress=show_progress)
     except KeyboardInterrupt:
         note(f"Interrupted; {_how_to_go_on(out)}")

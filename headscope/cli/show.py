@@ -1,4 +1,4 @@
-"""`headscope show`: look at a run, with no model at hand."""
+"""`headscope show`: look at a run or an evaluation, with no model at hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ def show(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run, finished or still being written."""
+    """Show a run, finished or still being written, or a finished evaluation."""
+    from pathlib import Path
+
+    from headscope.evaluating.evaluation_folder import is_evaluation
+
+    if is_evaluation(Path(run).expanduser()):
+        from headscope.cli.evaluation_report import print_evaluation
+        from headscope.evaluating.result import open_evaluation
+
+        print_evaluation(open_evaluation(run), as_json)
+        return
     from analysis.run_folder import open_run
     from headscope.cli.run_report import print_run
 

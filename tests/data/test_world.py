@@ -80,7 +80,7 @@ def recall(rows: list[dict], captions: list[str]) -> float:
 def test_the_world_is_complete():
     models = {"repeat-lm", "prose-lm", "shapes-vit", "shapes-llava", "shapes-llava-sinks"}
     assert set(INDEX["models"]) == models
-    sets = {"scenes", "scenes-broken", "shapes", "digits", "prose", "repeats"}
+    sets = {"scenes", "scenes-broken", "shapes", "digits", "prose", "repeats", "unrepeated"}
     assert set(INDEX["sets"]) == sets | {"pairs-induction", "pairs-shapes", "pairs-scenes"}
 
 
@@ -162,6 +162,18 @@ def test_repeats_are_repeats():
         assert ids[0] == tokenizer.bos_token_id
         assert ids[1 : n + 1] == ids[n + 1 :]
         assert len(set(ids)) == n + 1
+
+
+def test_the_control_of_repeats_differs_in_the_second_block_alone():
+    repeats = examples("repeats")
+    control = examples("unrepeated")
+    assert [row["id"] for row in control] == [row["id"] for row in repeats]
+    for row, repeated in zip(control, repeats, strict=True):
+        words, theirs = (f"{r['text']} {r['answer']}".split() for r in (row, repeated))
+        n = row["block_length"]
+        assert words[:n] == theirs[:n]
+        assert len(words) == len(theirs) == len(set(words)) == 2 * n
+        assert len(row["text"].split()) == n + 1
 
 
 def test_pairs_of_repeats_differ_in_the_first_block_alone():
