@@ -24,7 +24,7 @@ from report import write
 
 PARTS = ("edits", "vhd")
 _SCRIPTS = {"edits": "edit_cost.py", "vhd": "vhd_cost.py"}
-_REMOVALS = ("delete", "blank")
+REMOVALS = ("delete", "blank")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +36,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="generated tokens in a turn (default 32)")
     parser.add_argument("--turns", type=int, help="turns (default 5; of `vhd` 3)")
     parser.add_argument("--prompts", type=int, help="prompts of `vhd` (default 16)")
+    parser.add_argument(
+        "--removals", nargs="+", choices=REMOVALS, default=["delete"], help="of the image in `vhd`"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 ...")
@@ -67,7 +70,7 @@ def plan(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], dict[
                     },
                 )
     if "vhd" in asked.parts:
-        for how in _REMOVALS:
+        for how in asked.removals:
             what = {"how": how, "rows": asked.prompts}
             yield "vhd", what, common | what | {"turns": asked.turns or 3}
 
