@@ -21,6 +21,7 @@ from child import HERE, run_child
 from edit_cost import NAMES
 from machine import describe
 from report import write
+from results_file import kept_entries
 
 PARTS = ("edits", "vhd")
 _SCRIPTS = {"edits": "edit_cost.py", "vhd": "vhd_cost.py"}
@@ -80,15 +81,12 @@ def main(given: list[str] | None = None) -> int:
     path = asked.out / "results" / f"edits-{asked.device.partition(':')[0]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(asked, name) for name in ("grid", "threads", "dtype", "toy")}
-    known = json.loads(path.read_text()) if path.exists() else {}
-    # Parts that are not asked for stay, if they were measured alike.
-    kept = known.get("entries", []) if known.get("settings") == settings else []
-    kept = [entry for entry in kept if entry["part"] not in asked.parts]
+    machine = describe(asked.device)
     results: dict[str, Any] = {
         "page": "edits",
-        "machine": describe(asked.device),
+        "machine": machine,
         "settings": settings,
-        "entries": kept,
+        "entries": kept_entries(path, machine, settings, asked.parts),
     }
     figures = list(plan(asked))
     for number, (part, what, of_child) in enumerate(figures, start=1):

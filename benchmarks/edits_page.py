@@ -7,6 +7,7 @@ from typing import Any
 
 from measuring import quartiles, ratios
 from page_parts import machine_lines, machine_name, spread, table
+from results_file import earlier_lines
 
 _METHOD = """\
 A LLaVA with random weights: {model} prompts of {prompt} tokens, {image} of them the image's;
@@ -28,7 +29,7 @@ where a blank image stands in for it."""
 def edits_section(result: dict[str, Any]) -> str:
     """Everything that `edits.py` measured on one device."""
     machine, settings = result["machine"], result["settings"]
-    parts = [f"## Edits: {machine_name(machine)}\n", machine_lines(machine)]
+    parts = [f"## Edits: {machine_name(machine)}\n", machine_lines(machine) + earlier_lines(result)]
     timed = [entry for entry in result["entries"] if entry["part"] == "edits"]
     done = [entry for entry in timed if "failed" not in entry]
     if timed:

@@ -20,6 +20,7 @@ from capture import failures, say
 from child import HERE, run_child
 from machine import describe
 from report import write
+from results_file import kept_entries
 
 PARTS = ("ablation", "memory", "atp", "peers")
 READS = ("tokens", "answer")
@@ -95,14 +96,17 @@ def plan(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], dict[
 
 def main(given: list[str] | None = None) -> int:
     asked = arguments(given)
-    if not asked.peers_python:
+    if not asked.peers_python and "peers" in asked.parts:
         say("The peer is left out. Name its interpreter with --peers-python (see peers.txt).")
     settings = {name: getattr(asked, name) for name in ("length", "threads", "dtype", "toy")}
+    machine, path = describe(asked.device, asked.peers_python), _file(asked)
     results: dict[str, Any] = {
-        "machine": describe(asked.device, asked.peers_python),
+        "machine": machine,
         "settings": settings,
-        "entries": [],
+        "entries": kept_entries(path, machine, settings, asked.parts),
     }
+    if results["entries"] and not machine["peers"]:
+        machine["peers"] = json.loads(path.read_text())["machine"]["peers"]
     page, figures = HERE, list(plan(asked))
     for number, (part, what, of_child) in enumerate(figures, start=1):
         said = ", ".join(f"{name} {value}" for name, value in what.items())
@@ -120,11 +124,14 @@ def main(given: list[str] | None = None) -> int:
 
 def written(results: dict[str, Any], asked: argparse.Namespace) -> Path:
     """Write the results of this device, and the page from those of all; where the page is."""
-    folder = asked.out / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    device = asked.device.partition(":")[0]
-    (folder / f"importance-{device}.json").write_text(json.dumps(results, indent=1))
+    path = _file(asked)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1))
     return write(asked.out)
+
+
+def _file(asked: argparse.Namespace) -> Path:
+    return asked.out / "results" / f"importance-{asked.device.partition(':')[0]}.json"
 
 
 if __name__ == "__main__":

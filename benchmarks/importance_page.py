@@ -7,6 +7,7 @@ from typing import Any
 
 from measuring import quartiles
 from page_parts import machine_lines, machine_name, spread, table
+from results_file import earlier_lines
 
 _READS = {"tokens": "loss of every token", "answer": "loss at the answer position"}
 _NAMES = {"ours": "the study", "folded": "the study, heads folded into the batch"}
@@ -45,7 +46,7 @@ def importance_section(result: dict[str, Any]) -> str:
     model = "a toy model" if settings["toy"] else "GPT-2 small in size, random weights"
     parts = [
         f"## Taking heads away: {machine_name(result['machine'])}\n",
-        machine_lines(result["machine"]),
+        machine_lines(result["machine"]) + earlier_lines(result),
         f"{model[0].upper()}{model[1:]}; {settings['length']} tokens; {many}{settings['dtype']}.\n",
     ]
     by_part = {
