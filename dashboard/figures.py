@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from analysis.head_table import HeadTable
 from analysis.precision import plain
+from dashboard.figure_look import figure_look
 from dashboard.head_map import (
-    NOT_MEASURED,
     Grid,
     Scale,
     head_axis,
@@ -22,9 +22,6 @@ from dashboard.head_map import (
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-INK, PAPER, FAINT = "#1b1f24", "#fbfaf8", "#5b626b"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def heatmap(
@@ -58,7 +55,7 @@ def heatmap(
     figure.update_yaxes(layer_axis(grid.shape[0]))
     cell = _cell_pixels(grid.shape)
     figure.update_layout(
-        _page(),
+        figure_look(),
         title={
             "text": f"{_named(measure, variant)} · {tower}",
             "subtitle": {"text": _subtitle(lines["n"].to_numpy(), inputs, grid)},
@@ -134,7 +131,7 @@ def small_multiples(
     cell = max(_cell_pixels(shape) // 2, 9)
     figure.update_annotations(font_size=13)
     figure.update_layout(
-        _page(),
+        figure_look(),
         title_text=title or f"{chosen[0][2]} · {_counted(np.concatenate(counts), chosen[0][3])}",
         width=max(columns * (shape[1] * cell + 130), 380),
         height=max(rows * (shape[0] * cell + 110), 220) + 44,
@@ -165,17 +162,3 @@ def _counted(n: NDArray[Any], inputs: str) -> str:
 
 def _cell_pixels(shape: tuple[int, ...]) -> int:
     return int(np.clip(720 // max(shape), 14, 44))
-
-
-def _page() -> dict[str, Any]:
-    return {
-        "font": {"family": FONT, "size": 13, "color": INK},
-        "paper_bgcolor": PAPER,
-        "plot_bgcolor": NOT_MEASURED,
-        "margin": {"l": 64, "r": 24, "t": 84, "b": 56},
-        "title_x": 0.0,
-        "title_xref": "paper",
-        "title_font_size": 16,
-        "title_subtitle_font": {"size": 12, "color": FAINT},
-        "hoverlabel": {"font": {"family": FONT, "size": 12}, "align": "left"},
-    }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.head_table import RANGES, HeadTable
 from analysis.precision import plain, rounded
 
-NOT_MEASURED, HATCH = "#e7e5e1", "#a09d97"
+HATCH = "#a09d97"
 SIGNED_UNITS = ("correlation", "cosine", "difference")
 HELPS_OR_HURTS = (
     (0.0, "#b2182b"),
