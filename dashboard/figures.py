@@ -19,9 +19,12 @@ from dashboard.head_map import (
     legend,
     panel,
 )
+from dashboard.profile_figures import layer_trend, profile, profile_by_layer
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+__all__ = ["heatmap", "layer_trend", "profile", "profile_by_layer", "small_multiples"]
 
 
 def heatmap(
