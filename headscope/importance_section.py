@@ -91,10 +91,10 @@ def _write_section(
     by_study = {name: measures for name, measures in found.items() if name in mine}
     names = [name for measures in by_study.values() for name in measures]
     heads = tally.heads(plan["data"]["inputs"], plan["layers"], names, set(names))
+    frames = _tables(studies, scorer, tally, examples, how, progress)
     heads = scorer.with_lines(heads, plan["data"]["inputs"], studies)
     scored = {name: given for name, given in scorer.study_measures.items() if name in mine}
     by_study = {**scored, **by_study}
-    frames = _tables(studies, scorer, tally, examples, how, progress)
     if section == SECTION:
         frames |= _frames(folder, tally, examples, how, heads, by_study)
     frames = {name: frame for name, frame in frames.items() if len(frame)}
@@ -110,6 +110,10 @@ def _write_section(
         for name, frame in frames.items():
             with written_atomically(path / f"{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
+        for study in studies:
+            save = getattr(study, "save", None)
+            if save is not None:
+                save(path)
 
 
 def _touched(tally: Tally, studies: Sequence[Study], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -101,7 +101,9 @@ class Study(Protocol):
     A study may also have
 
     - a method ``lines(subject, inputs) -> DataFrame | None``: lines of the head table that are no
-      sums over the user's examples, such as those of probes and of weights;
+      sums over the user's examples, such as those of probes and of weights; asked for after
+      `finish`, where there is a run folder;
+    - a method ``save(folder)``: files of its section that are no tables;
     - an attribute ``section``, the section of a run that its tables go to, ``importance`` without
       it;
     - an attribute ``progress`` (`analysis.progress.Progress`), which whoever runs the study sets

@@ -100,7 +100,8 @@ class AttributionPatching:
         if gates and len(forward.gates.paths) < 2:
             no_gates = "A model of one block has no other block that gradients could go around."
         objectives = self.objectives.of(batch, forward.output, positions)
-        sheet = ScoreSheet(batch, objectives.reading.counts)
+        reading = objectives.reading
+        sheet = ScoreSheet(batch, reading.counts, reading.unread)
         changes = dict(mean_changes(self.replacement, forward, list(forward.z)))
         prefixes = (*PREFIXES, "atp_graddrop") if self.options.graddrop else PREFIXES
         reasons = self.objectives.reasons(subject.towers, *prefixes)

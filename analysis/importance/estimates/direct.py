@@ -94,8 +94,8 @@ class Direct:
     def score(self, subject: Subject, batch: Batch) -> BatchScores:
         """The contributions of every head on every example of a batch."""
         assert self.reader is not None
-        counts = self.reader.reading(batch).counts
-        sheet = ScoreSheet(batch, counts)
+        reading = self.reader.reading(batch)
+        sheet = ScoreSheet(batch, reading.counts, reading.unread)
         self.replacement.start(subject, batch)
         try:
             found = self._contributions(subject, batch)
@@ -108,7 +108,7 @@ class Direct:
             sheet.add(site, "direct_logit", "logits", added[0], _second(added))
             lost = [one.summed((change * one.gradient[site]).sum(-1)) for one in found]
             sheet.add(site, "direct_effect_logit", "logits", lost[0], _second(lost), variant)
-        self.account.add(found[0], counts)
+        self.account.add(found[0], reading.counts)
         return sheet.scores(
             {(site.tower, m): why for site, why in found[0].missing.items() for m in MEASURES}
         )

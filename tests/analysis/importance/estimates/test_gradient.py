@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from analysis.importance.estimates.attribution_patching import atp
 from analysis.importance.estimates.gradient import gradient, layer_normalised
 from analysis.importance.estimates.relevancy import relevancy
 from analysis.importance.study import StudyOptions
@@ -210,12 +211,12 @@ def test_words_of_zero_shot_classes_are_fixed_so_their_tower_is_not_measured() -
         for i, w in enumerate(("cat", "mat", "a"))
     ]
     batch = subject.prepare(examples=examples)
-    for study in (gradient, relevancy):
+    for study, measures in ((gradient, 2), (relevancy, 2), (atp, 3)):
         scores = scored(study(StudyOptions(effects=("logit",))), subject, [batch])
         assert {column.tower for column in scores.columns} == {"vision"}
         told = {measure: why for (tower, measure), why in scores.reasons.items()}
         assert all("heads of language have no part" in told[m] for m in told if "logit" in m)
-        assert len(told) == 2
+        assert len(told) == measures
 
 
 def test_effects_without_a_gradient_are_refused() -> None:
