@@ -88,6 +88,7 @@ def _attachments(subject: Any, toy: bool) -> dict[str, Callable[[], AbstractCont
 
     language = [site.site for site in subject.layout.sites if site.site.tower == "language"]
     sites = frozenset(language)
+    sinks = SINKS | {"tau": 1.5} if toy else SINKS
     half = subject.layout.site(language[0]).heads // 2
     heads = [f"{site}H{head}" for site in language for head in range(half)]
 
@@ -100,12 +101,12 @@ def _attachments(subject: Any, toy: bool) -> dict[str, Callable[[], AbstractCont
         "call_listener": lambda: listen(subject, None, lambda call: None, language),
         "scale": edit("scale", heads=heads, factor=1.5),
         "vhr": edit("vhr"),
-        "var": edit("var", **SINKS),
+        "var": edit("var", **sinks),
         "act": edit("act", theta=1e-3 if not toy else 0.02),
         "paint": edit("paint"),
         "gift": edit("gift"),
         "modulation": edit("modulation"),
-        "sink_removal": edit("sink_removal", **SINKS),
+        "sink_removal": edit("sink_removal", **sinks),
         "knock_out": edit(
             "knock_out", heads="language.*", queries=["text", "generated"], keys="image"
         ),

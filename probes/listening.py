@@ -11,6 +11,7 @@ from probes.heads import Site
 from probes.tap import Attached, CallListener, Tap, TapError
 
 if TYPE_CHECKING:
+    from probes.edits.edit import EditReport
     from probes.inputs import Batch
     from probes.subject import Subject
 
@@ -59,33 +60,40 @@ def announced(subject: Subject, batch: Batch | None, generated: int = 0) -> Iter
 
 
 def _run_before(tap: Tap, batch: Batch, generated: int) -> None:
-    """Let methods look at a batch before its first forward; each sees the model without itself.
+    """Let methods look at a batch before its first forward; only plain edits act meanwhile.
 
-    What they run for it is no forward of the user's: captures and measures do not hear it.
+    So what a method finds does not depend on the order in which methods are given, and a method
+    that cannot run without an image is not asked to where another one takes it away. What is run
+    for it is no forward of the user's: captures and measures do not hear it, reports do not count
+    it.
     """
+    counts = [(report, report.fired, report.touched) for report in _reports(tap)]
     for attached in tap.acting:
         if attached.before is not None:
-            quiet = [attached, *_bystanders(tap)]
-            for other in quiet:
-                other.pause(True)
-            try:
+            with _only_edits(tap):
                 attached.before(batch, generated)
-            finally:
-                for other in quiet:
-                    other.pause(False)
+    for report, fired, touched in counts:
+        report.fired, report.touched = fired, touched
 
 
-def _bystanders(tap: Tap) -> list[Attached]:
-    """What only listens, and not for a method."""
-    of_methods = {id(part) for attached in tap.acting for part in attached.paused_with}
-    return [
-        attached
-        for attached in tap.acting
-        if not attached.edits
-        and attached.before is None
-        and attached.logits is None
-        and id(attached) not in of_methods
-    ]
+def _reports(tap: Tap) -> Iterator[EditReport]:
+    for attached in tap.acting:
+        yield from (report for _, _, report in attached.edits)
+        if attached.control is not None:
+            yield attached.control.report
+
+
+@contextmanager
+def _only_edits(tap: Tap) -> Iterator[None]:
+    """Pause what listens, looks ahead or changes logits, and the methods that do."""
+    paused = [attached for attached in tap.acting if not attached.only_edits]
+    for attached in paused:
+        attached.paused = True
+    try:
+        yield
+    finally:
+        for attached in paused:
+            attached.paused = False
 
 
 @contextmanager
@@ -102,16 +110,12 @@ def beside(subject: Subject, batch: Batch, generated: int, step: int) -> Iterato
     if tap is None:
         yield
         return
-    paused = [attached for attached in tap.acting if not attached.only_edits]
-    for attached in paused:
-        attached.paused = True
-    tap.whereabouts.begin(batch, generated, step)
-    try:
-        yield
-    finally:
-        tap.whereabouts.end()
-        for attached in paused:
-            attached.paused = False
+    with _only_edits(tap):
+        tap.whereabouts.begin(batch, generated, step)
+        try:
+            yield
+        finally:
+            tap.whereabouts.end()
 
 
 def logits_processors(subject: Subject, batch: Batch) -> list[Any]:

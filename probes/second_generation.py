@@ -46,6 +46,12 @@ class SecondGeneration:
                 at the last call.
         """
         prompt = self._tensors["input_ids"].shape[1]
+        if len(ids) != self._batch.size:
+            raise ValueError(
+                f"The second generation must get one row per prompt, {self._batch.size}, got "
+                f"{len(ids)}. Generate greedily or by sampling, without beams and one text per "
+                "prompt."
+            )
         if ids.shape[1] != prompt + self._step:
             raise ValueError(
                 f"The second generation must get one token more at every step, {prompt} and "

@@ -52,9 +52,10 @@ class Attached:
         on_block_output: gets it as it leaves.
         control: put in the place of these edits, with changes of the same size.
         before: called with every batch that is announced, before its first forward, and with the
-            number of tokens that may be generated. Nothing of ``paused_with`` acts meanwhile.
+            number of tokens that may be generated. Only plain edits act meanwhile.
         logits: makes a processor of next-token logits, for generation.
         paused: whether it sees and does nothing for now.
+        paused_with: the listeners of the same method.
     """
 
     sites: frozenset[Site]
@@ -70,12 +71,6 @@ class Attached:
     paused_with: tuple[Attached, ...] = ()
     heard: set[Site] = field(default_factory=set)
     proven: set[Site] = field(default_factory=set)
-
-    def pause(self, paused: bool) -> None:
-        """Stop acting, or go on, together with ``paused_with``."""
-        self.paused = paused
-        for other in self.paused_with:
-            other.paused = paused
 
     @property
     def only_edits(self) -> bool:
@@ -294,7 +289,7 @@ class Tap:
         changed = edit_call(call, plain, first_head)
         for attached in acting:
             if attached.control is not None:
-                changed |= attached.control.at_call(call, attached.edits, first_head)
+                changed |= attached.control.at_call(call, attached.edits, first_head, changed)
         return changed
 
     def _gather(self, place: SiteLayout, raw: RawAttention, call: AttentionCall) -> None:

@@ -85,6 +85,9 @@ class HeadColumns:
     ) -> None:
         """Visual non-sink ratio r, and the share of queries at which a head is image-centric."""
         asked = keys.asked("visual", behind=True)
+        # Behind a window that ends before the image there is nothing to take a share of.
+        blind = (uniform[..., visual] + uniform[..., -1] == 0).cpu()
+        asked = asked.masked_fill(blind, -1)
         both = []
         for mass in (masses, uniform):
             seen = mass[..., visual] + mass[..., -1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from analysis.importance.study import StudyOptions
 from analysis.importance.targets import Data
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from analysis.sinks.dimensions import SinkDimensions, sink_dimensions
 from analysis.sinks.finder import Found, SinkFinder
@@ -53,6 +54,7 @@ class Sinks:
     section: str = "vision"
     dimensions: SinkDimensions | None = None
     finder: SinkFinder = field(default_factory=SinkFinder)
+    progress: Progress = field(default_factory=Progress, repr=False)
 
     def begin(self, subject: Subject, data: Data) -> None:
         """Find the sink dimensions on the first examples.
@@ -69,7 +71,9 @@ class Sinks:
         tower = next((name for name in WRITING_TOWERS if name in subject.towers), "")
         found: tuple[int, ...] = ()
         if any(site.tower == tower for site in sites):
-            self.dimensions = sink_dimensions(subject, _first(data(), EXAMPLES))
+            unknown = replace(self.progress, examples=None)  # how many batches hold that many
+            first = unknown.over("dimensions", lambda: _first(data(), EXAMPLES))
+            self.dimensions = sink_dimensions(subject, first())
             found = self.dimensions.dimensions
         layers = {name: one.layers for name, one in subject.towers.items()}
         self.finder = SinkFinder(layers, tower, found)
@@ -89,7 +93,7 @@ class Sinks:
         """The tables, from one more pass over the data."""
         seed = self.options.seed
         massive, table, patches = MassiveTable(seed), SinkTable(seed), PatchNorms(seed)
-        for batch in data():
+        for batch in self.progress.over("tables", data)():
 
             def count(found: Found, call: AttentionCall | None, batch: Batch = batch) -> None:
                 stream = found.stream

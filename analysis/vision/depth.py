@@ -29,9 +29,9 @@ class OverDepth:
 
     Attributes:
         layers: a line per layer: ``layer``, the variants of `modality_flow`, ``text_share`` (P) and
-            ``key_share`` (Q) for ``T=all``, ``dominance``, the Modality Dominance Index of the mean
-            over heads, and ``disparity``, by how much the smaller of the weights per text key and
-            per image key lies below the larger, 0 to 1.
+            ``key_share`` (Q, the middle of its interval) for ``T=all``, ``dominance``, the Modality
+            Dominance Index of the mean over heads, and ``disparity``, by how much the smaller of
+            the weights per text key and per image key lies below the larger, 0 to 1.
         decay: factor per layer of the text's weight on the image, from a straight line through its
             logarithm; below 1 it decays. MODA (Zhang et al., ICML 2025, arXiv 2507.04635) shows
             such a decay and a disparity of modalities in a figure; both numbers here are ours.

@@ -60,11 +60,11 @@ class WritingRows:
     _flat: tuple[TowerTokens, Tensor] | None = field(default=None, repr=False)
 
     def at(self, place: EditPlace) -> Tensor | None:
-        """Bool ``[batch row]`` of a tile; None where all rows write: tokens are fed back."""
-        if place.step:
+        """Bool ``[batch row]`` of a tile; None where all rows write: a token is fed back."""
+        tile, call = place.tile, place.call
+        assert tile is not None and call is not None
+        if place.step and call.queries == 1:  # more of them: there is no cache
             return None
-        tile = place.tile
-        assert tile is not None
         index = place.query_index
         tokens = place.tokens[place.site.tower]
         if self._flat is None or self._flat[0] is not tokens:

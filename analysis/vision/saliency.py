@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.importance.readings import ReadingError
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
 from analysis.statistics import RatioSums
 from analysis.vision.answer_score import answer_tokens
@@ -80,6 +81,7 @@ class Saliency:
     max_new_tokens: int = MAX_NEW_TOKENS
     name: str = "saliency"
     section: str = "vision"
+    progress: Progress = field(default_factory=Progress, repr=False)
     _own: bool = field(default=False, repr=False)
     _sources: list[Source] = field(default_factory=list, repr=False)
     _means: dict[str, list[tuple[str, int, str, str, float]]] = field(
@@ -94,7 +96,8 @@ class Saliency:
         """
         self._sources = sources_of(subject)
         self._means.clear()
-        examples = [example for batch in data() for example in batch.examples]
+        batches = self.progress.over("answers", data)()
+        examples = [example for batch in batches for example in batch.examples]
         one_sided = not getattr(subject.config, "is_encoder_decoder", False)
         answered = all(example.answer is not None for example in examples)
         self._own = not answered and subject.generates and one_sided
@@ -138,7 +141,7 @@ class Saliency:
         """
         import pandas as pd
 
-        for batch in data():
+        for batch in self.progress.over("mean maps", data)():
             if any(example.id not in self._means for example in batch.examples):
                 for _ in self._compare(subject, batch):
                     pass

@@ -59,7 +59,8 @@ def comparison(
     named = [str(name) for name in tokens if str(name).startswith(T_VHD)]
     means = dict.fromkeys(named, "mean") | dict.fromkeys(("group", "kind", "token"), "first")
     mentions = said.groupby(["example", "mention"], sort=False).agg(means).reset_index()
-    texts = tokens.groupby("example", sort=False)[named].mean().reset_index()
+    known = tokens[tokens["group"] != ""]  # of other texts nobody knows what is made up
+    texts = known.groupby("example", sort=False)[named].mean().reset_index()
     wrong = tokens["example"][tokens["group"] == HALLUCINATED]
     texts["group"] = np.where(texts["example"].isin(wrong), HALLUCINATED, TRUE)
     frames = [(way, alike, mentions) for way, alike in WAYS.items()] + [("texts", None, texts)]

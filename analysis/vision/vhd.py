@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analysis.hallucination.vocabulary import Vocabulary
 from analysis.importance.readings import ReadingError
+from analysis.progress import Progress
 from analysis.scores import BatchScores, Column
 from analysis.vision.head_divergence import (
     TOWER,
@@ -78,6 +79,7 @@ class Vhd:
     vocabulary: Vocabulary | None = None
     name: str = "vhd"
     section: str = "vision"
+    progress: Progress = field(default_factory=Progress, repr=False)
     _own: bool = field(default=False, repr=False)
     _tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
@@ -101,7 +103,7 @@ class Vhd:
         self._tokens.clear()
         objects: dict[str, None] = {}
         answered = True
-        for batch in data():
+        for batch in self.progress.over("objects and answers", data)():
             for example in batch.examples:
                 objects.update(dict.fromkeys(example.objects))
                 answered &= example.answer is not None
@@ -145,7 +147,7 @@ class Vhd:
         import pandas as pd
 
         rows = []
-        for batch in data():
+        for batch in self.progress.over("tokens", data)():
             if any(example.id not in self._tokens for example in batch.examples):
                 self._look(subject, batch)
             rows += [row for example in batch.examples for row in self._tokens[example.id]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,12 @@ class AnswerJournal:
     """Chunks of one condition: in memory, and in a file if a path is given.
 
     A chunk is one line, written and synced at once; what a crash left of a line is cut off when the
-    file is opened again.
-
-    Attributes:
-        answered, left_out: how many prompts were answered, and could not be.
+    file is opened again. A later line of the same number stands for the earlier one.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.chunks: dict[int, Chunk] = {}
-        self.answered = self.left_out = 0
         if path is not None and path.exists():
             self._read(path)
 
@@ -74,7 +70,24 @@ class AnswerJournal:
         """
         if self.path is not None:
             self._write(self.path, chunk)
-        self._keep(chunk)
+        self.chunks[chunk.number] = chunk
+
+    def leave_out(self, number: int, skipped: dict[str, str]) -> None:
+        """Take a prompt out of a chunk, with the reason, if the chunk does not say so already."""
+        chunk = self.chunks[number]
+        if all(item["id"] != skipped["id"] for item in chunk.skipped):
+            kept = tuple(answer for answer in chunk.answers if answer.id != skipped["id"])
+            self.add(replace(chunk, answers=kept, skipped=(*chunk.skipped, skipped)))
+
+    @property
+    def answered(self) -> int:
+        """How many prompts were answered."""
+        return sum(len(chunk.answers) for chunk in self.chunks.values())
+
+    @property
+    def left_out(self) -> int:
+        """How many prompts could not be answered."""
+        return sum(len(chunk.skipped) for chunk in self.chunks.values())
 
     @property
     def answers(self) -> dict[str, Answer]:
@@ -84,11 +97,6 @@ class AnswerJournal:
     @property
     def skipped(self) -> list[dict[str, str]]:
         return [item for chunk in self._ordered() for item in chunk.skipped]
-
-    def _keep(self, chunk: Chunk) -> None:
-        self.chunks[chunk.number] = chunk
-        self.answered += len(chunk.answers)
-        self.left_out += len(chunk.skipped)
 
     def _ordered(self) -> Iterator[Chunk]:
         return (self.chunks[number] for number in sorted(self.chunks))
@@ -115,10 +123,30 @@ class AnswerJournal:
         for line in path.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
-            self._keep(_chunk(json.loads(line)))
+            chunk = _chunk(json.loads(line))
+            self.chunks[chunk.number] = chunk
             whole += len(line)
         if whole < path.stat().st_size:
             os.truncate(path, whole)
+
+
+def agreed(journals: Mapping[str, AnswerJournal], number: int) -> list[dict[str, str]]:
+    """What any journal leaves out of a chunk; by then all that have the chunk leave it out.
+
+    Conditions are compared on the same prompts, and a crash may have come in between.
+    """
+    known = [journal.chunks[number] for journal in journals.values() if number in journal.chunks]
+    found = {item["id"]: item for chunk in known for item in chunk.skipped}
+    for item in found.values():
+        leave_out(journals, number, item)
+    return list(found.values())
+
+
+def leave_out(journals: Mapping[str, AnswerJournal], number: int, skipped: dict[str, str]) -> None:
+    """`AnswerJournal.leave_out` in every journal that has the chunk."""
+    for journal in journals.values():
+        if number in journal.chunks:
+            journal.leave_out(number, skipped)
 
 
 def _chunk(record: dict[str, Any]) -> Chunk:

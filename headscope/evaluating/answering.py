@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from headscope.batching import batches, longest_first
-from headscope.evaluating.answer_journal import Answer, AnswerJournal, Chunk
+from headscope.evaluating.answer_journal import (
+    Answer,
+    AnswerJournal,
+    Chunk,
+    agreed,
+    leave_out,
+)
 from headscope.evaluating.conditions import Condition, under
+from headscope.evaluating.pace import Pace
 from headscope.plan import AskedWrongly
+from probes.inputs import InputError
 
 if TYPE_CHECKING:
     from probes.edits.edit import EditReport
     from probes.inputs import Batch, Example
     from probes.subject import Subject
 
+TRIED = 8
+"""Prompts that a method may refuse before it is said to work on none."""
 Progress = Callable[[int, int, int], None]
 """Called with answers given (under all conditions), answers in all, prompts skipped."""
 
@@ -57,7 +63,11 @@ def ask_all(
     """Fill the journals; chunks that a journal has are not asked again.
 
     Every chunk is answered under all conditions before the next one, so that times are of the same
-    minutes of the machine; which condition comes first goes round.
+    minutes of the machine; which condition comes first goes round. A prompt that a method cannot
+    work on is left out under all conditions, as they are compared on the same images.
+
+    Raises:
+        InputError: such a prompt, if all must be asked or nobody can tell which it is.
     """
     chunks = asking.chunks
     total = len(asking.prompts) * len(conditions)
@@ -68,28 +78,51 @@ def ask_all(
     for number, prompts in enumerate(chunks):
         turn = number % len(names)
         left = [n for n in names[turn:] + names[:turn] if number not in journals[n].chunks]
-        if left:
-            skipped: list[dict[str, str]] = []
-            prepared = list(_batches(subject, prompts, asking, skipped))
-        for name in left:
-            answered = _answer(subject, prepared, own[name], conditions[name])
-            journals[name].add(answered.chunk(number, skipped))
-            if progress is not None:
-                progress(*_so_far(journals, total))
+        skipped = agreed(journals, number)
+        rest = [prompt for prompt in prompts if prompt.id not in {item["id"] for item in skipped}]
+        while left:
+            found = list(skipped)
+            prepared = list(_batches(subject, rest, asking, found))
+            try:
+                for name in tuple(left):
+                    answered = _answer(subject, prepared, own[name], conditions[name])
+                    journals[name].add(answered.chunk(number, found))
+                    left.remove(name)
+                    if progress is not None:
+                        progress(*_so_far(journals, total))
+            except InputError as error:
+                if asking.strict or error.example_id not in {prompt.id for prompt in rest}:
+                    raise
+                rest = [prompt for prompt in rest if prompt.id != error.example_id]
+                reason = str(error).removeprefix(f"Example {error.example_id!r}").lstrip(": ")
+                skipped.append({"id": str(error.example_id), "reason": reason})
+                leave_out(journals, number, skipped[-1])
 
 
 def try_out(subject: Subject, asking: Asking, conditions: Mapping[str, Condition]) -> None:
     """Answer one prompt with two tokens under every condition: what cannot work fails here.
 
     It also warms the machine up, so that the first times are like the others.
+
+    Raises:
+        InputError: a method can work on none of the first `TRIED` prompts.
     """
     trial = Asking(asking.prompts, 2, 1, asking.probes)
+    refused: list[InputError] = []
     for prompts in trial.chunks:
         prepared = list(_batches(subject, prompts, trial, []))
-        if prepared:
-            for condition in conditions.values():
+        try:
+            for condition in conditions.values() if prepared else ():
                 _answer(subject, prepared, _for(trial, subject, condition), condition)
+        except InputError as error:
+            refused.append(error)
+            if asking.strict or len(refused) == TRIED:
+                raise refused[0] from None
+            continue
+        if prepared:
             return
+    if refused:
+        raise refused[0]
 
 
 def _for(asking: Asking, subject: Subject, condition: Condition) -> Asking:
@@ -119,24 +152,6 @@ class _Answered:
         )
 
 
-class _Pace:
-    """Notes when each token was there; given to `generate` as a criterion that never stops it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.started = self.first = self.last = time.perf_counter()
-        self.steps = 0
-
-    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.last = time.perf_counter()
-        self.steps += 1
-        if self.steps == 1:
-            self.first = self.last
-        return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
-
-
 def _answer(
     subject: Subject, prepared: Sequence[Batch], asking: Asking, condition: Condition
 ) -> _Answered:
@@ -151,7 +166,7 @@ def _answer(
 
 
 def _answer_batch(subject: Subject, batch: Batch, asking: Asking, done: _Answered) -> None:
-    pace = _Pace(subject.device)
+    pace = Pace(subject.device)
     made = subject.generate(batch, asking.max_new_tokens, stopping_criteria=[pace])
     done.first_seconds += pace.first - pace.started
     done.later_seconds += pace.last - pace.first

@@ -14,6 +14,7 @@ from headscope.evaluating.ground_truth import (
     unknown_objects,
     vocabulary_digest,
     with_images,
+    with_truth,
 )
 from headscope.plan import AskedWrongly
 from probes.prompts import DESCRIBE
@@ -114,7 +115,7 @@ def chair_task(
     distinct: bool = False,
     probe: tuple[str, str] | None = None,
 ) -> ChairTask:
-    """Describe those of the first ``limit`` examples that have an image.
+    """Describe those of the first ``limit`` examples that have an image and say what is in it.
 
     Args:
         examples: all of the data, from which the default vocabulary is made.
@@ -127,7 +128,7 @@ def chair_task(
         AskedWrongly: no example has an image, or says which objects are there, or the vocabulary
             knows none of them; a probe that names a field which is not there.
     """
-    chosen, skipped = with_images(examples, limit)
+    chosen, skipped = with_truth(*with_images(examples, limit))
     words = vocabulary or default_vocabulary(chosen, examples)
     probes = {e.id: found for e in chosen if (found := _probe(e, probe)) is not None}
     about = {

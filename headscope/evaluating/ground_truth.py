@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from analysis.hallucination.vocabulary import Vocabulary
     from probes.inputs import Example
 
+_UNKNOWN = (
+    "What is in the images must be known: the data need `objects`, a list of names for each image. "
+    "Add them, or choose other data with `--data`."
+)
 REFERENCES = "captions"
 """Field with captions by people; objects that they name count as there, as in CHAIR on COCO."""
 
@@ -32,6 +36,24 @@ def with_images(
         )
     without = [example.id for example in considered if not example.pictures]
     return chosen, [{"id": name, "reason": "it has no image"} for name in without]
+
+
+def with_truth(
+    examples: Sequence[Example], skipped: Sequence[dict[str, str]]
+) -> tuple[list[Example], list[dict[str, str]]]:
+    """Those that say what is in their image, and ``skipped`` with the others added.
+
+    Of an image of which nothing is told, everything that is named would count as made up.
+
+    Raises:
+        AskedWrongly: none says.
+    """
+    known = [e for e in examples if e.objects or e.extra.get(REFERENCES)]
+    if not known:
+        raise AskedWrongly(_UNKNOWN)
+    silent = [e.id for e in examples if not (e.objects or e.extra.get(REFERENCES))]
+    reason = f"it does not say what is in its image (`objects` or `{REFERENCES}`)"
+    return known, [*skipped, *({"id": name, "reason": reason} for name in silent)]
 
 
 def partner_of(example: Example) -> tuple[str, bool] | None:
@@ -58,10 +80,7 @@ def default_vocabulary(chosen: Sequence[Example], examples: Sequence[Example]) -
     from analysis.hallucination.vocabulary import Vocabulary
 
     if not any(example.objects for example in chosen):
-        raise AskedWrongly(
-            "What is in the images must be known: the data need `objects`, a list of names for "
-            "each image. Add them, or choose other data with `--data`."
-        )
+        raise AskedWrongly(_UNKNOWN)
     names = [name for example in examples for name in example.objects]
     partners = [found[0] for example in examples if (found := partner_of(example)) is not None]
     return Vocabulary.of([*names, *partners])

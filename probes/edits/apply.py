@@ -124,6 +124,7 @@ def _ready(item: Edit | Method, subject: Subject) -> tuple[Attached, EditReport]
     report = EditReport(item.label, heads)
     own = report
     if prepared.control is not None:
+        _refuse_head_by_head(item.label, heads, subject)
         report, own = prepared.control.report, EditReport(item.label, heads)
         report.heads = heads
     bound: list[BoundEdit] = [
@@ -163,6 +164,15 @@ def _refuse_mixed(item: Edit, site: SiteLayout) -> None:
             f"{item.label} needs the scores of {site.site}, whose heads are mixed after the "
             "softmax, so no scores belong to one head. Edit the pattern or z there."
         )
+
+
+def _refuse_head_by_head(label: str, heads: tuple[Head, ...], subject: Subject) -> None:
+    for site in dict.fromkeys(head.site for head in heads):
+        if subject.layout.site(site).rule == "heads":
+            raise ValueError(
+                f"{label} draws heads of one attention call, and {site} makes several. "
+                "Leave the layer out of the edit."
+            )
 
 
 def _named(heads: tuple[Head, ...]) -> str:

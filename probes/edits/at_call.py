@@ -35,7 +35,7 @@ def edit_call(call: AttentionCall, edits: Iterable[BoundEdit], first_head: int) 
             z_edits.append((edit, heads, report))
             continue
         target = call.score_edits if edit.stage == "scores" else call.pattern_edits
-        target.append(_on_heads(edit, heads, report))
+        target.append(_on_heads(edit, heads, report, first_head))
         affected.update(heads)
     if affected:
         call.changed = torch.zeros(call.z.shape[:3], dtype=torch.bool, device=call.device)
@@ -45,7 +45,8 @@ def edit_call(call: AttentionCall, edits: Iterable[BoundEdit], first_head: int) 
         which = call.changed if not new.requires_grad else _of_heads(call, affected)
         call.z = torch.where(which[..., None], new, call.z)
     for edit, heads, report in z_edits:
-        place = EditPlace(call.site, heads, call.step, call, moment=call.moment)
+        named = [first_head + head for head in heads]
+        place = EditPlace(call.site, named, call.step, call, moment=call.moment)
         z = call.z.transpose(1, 2)
         call.z = edit_z_of(edit, z, heads, place, report).transpose(1, 2)
     return bool(affected or z_edits)
@@ -94,10 +95,14 @@ def _of_heads(call: AttentionCall, heads: Iterable[int]) -> Tensor:
     return found
 
 
-def _on_heads(edit: Edit, heads: list[int], report: EditReport) -> Callable[[Tile, Tensor], Tensor]:
+def _on_heads(
+    edit: Edit, heads: list[int], report: EditReport, first_head: int = 0
+) -> Callable[[Tile, Tensor], Tensor]:
+    named = [first_head + head for head in heads]
+
     def apply(tile: Tile, values: Tensor) -> Tensor:
         call = tile.call
-        place = EditPlace(call.site, heads, call.step, call, tile, call.moment)
+        place = EditPlace(call.site, named, call.step, call, tile, call.moment)
         every = heads == list(range(values.shape[1]))
         old = values if every else values[:, heads]
         new = edit.apply(old, place)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from probes.attention_call import AttentionCall
+from probes.attention_call import AttentionCall, Tile, TileEdit
 from probes.edits.at_call import BoundEdit, edit_call, edit_hooked_z
 from probes.edits.edit import Edit, EditReport
 from probes.edits.method import Method, Prepared
@@ -42,16 +42,26 @@ class MatchedRandom:
     report: EditReport
     _orders: dict[Site, Tensor] = field(default_factory=dict, repr=False)
 
-    def at_call(self, call: AttentionCall, edits: Sequence[BoundEdit], first_head: int) -> bool:
-        """Change the z of a call as the edits would have, but in random heads."""
-        scores, patterns, before = len(call.score_edits), len(call.pattern_edits), call.z
-        if not edit_call(call, edits, first_head):
+    def at_call(
+        self, call: AttentionCall, edits: Sequence[BoundEdit], first_head: int, others: bool
+    ) -> bool:
+        """Change the z of a call as the edits would have, but in random heads.
+
+        Args:
+            others: whether other edits have acted on this call.
+        """
+        if not any(call.site in chosen for _, chosen, _ in edits):
             return False
+        before, earlier = call.z, (call.score_edits, call.pattern_edits)
+        # What other edits touch has been counted.
+        call.score_edits, call.pattern_edits = ([_uncounted(e) for e in part] for part in earlier)
+        acted = _changed(call, edits, first_head) if others else edit_call(call, edits, first_head)
         after, call.z = call.z, before
-        del call.score_edits[scores:], call.pattern_edits[patterns:]
-        new = self._matched(call.site, before.transpose(1, 2), after.transpose(1, 2))
-        call.z = new.transpose(1, 2)
-        return True
+        call.score_edits, call.pattern_edits = earlier
+        if acted:
+            new = self._matched(call.site, before.transpose(1, 2), after.transpose(1, 2))
+            call.z = new.transpose(1, 2)
+        return acted
 
     def at_projection(
         self,
@@ -80,10 +90,10 @@ class MatchedRandom:
         sign = torch.where((change * z.float()).sum((-1, -2)) < 0, -1.0, 1.0)
         factor = sign * wanted / length.clamp_min(1e-30)
         factor = torch.where(length > 0, factor, 0.0)
-        new = z + (factor[..., None, None] * mine).to(z.dtype)
+        new = torch.where(chosen[..., None], z + (factor[..., None, None] * mine).to(z.dtype), z)
         self.report.fired += 1
-        self.report.touched += int((chosen & (wanted > 0)[..., None]).sum())
-        return torch.where(chosen[..., None], new, z)
+        self.report.touched += int((new != z).any(-1).sum())
+        return new
 
     def _order(self, site: Site, heads: int) -> Tensor:
         """Long ``[head]``: the place of each head in the order in which heads are drawn."""
@@ -92,6 +102,29 @@ class MatchedRandom:
             dice = torch.Generator().manual_seed((self.seed << 20) ^ (site.layer << 8) ^ key)
             self._orders[site] = torch.randperm(heads, generator=dice)
         return self._orders[site]
+
+
+def _changed(call: AttentionCall, edits: Sequence[BoundEdit], first_head: int) -> bool:
+    """`edit_call` where other edits have left a z that patterns alone do not give."""
+    rows = [bound for bound in edits if bound[0].stage != "z"]
+    before, acted = call.z, False
+    if rows:
+        base = call.z = call.weighted_values().to(before.dtype)
+        acted = edit_call(call, rows, first_head)
+        call.z = (before.double() + (call.z.double() - base.double())).to(before.dtype)
+    of_z = [bound for bound in edits if bound[0].stage == "z"]
+    return edit_call(call, of_z, first_head) or acted
+
+
+def _uncounted(edit: TileEdit) -> TileEdit:
+    def apply(tile: Tile, values: Tensor) -> Tensor:
+        counting, tile.call.counting = tile.call.counting, False
+        try:
+            return edit(tile, values)
+        finally:
+            tile.call.counting = counting
+
+    return apply
 
 
 @dataclass(frozen=True)
@@ -123,8 +156,9 @@ def matched_random(of: Edit | Method, seed: int = 0) -> MatchedControl:
 
     At every call that the edit would change, as many heads as it would change, drawn at random
     for each layer, are scaled so that z moves by the same length ``[batch query]`` (all heads
-    together); their direction stays. The edit itself is worked out but not carried out. An edit
-    that makes its heads smaller gets a control that makes heads smaller.
+    together) along their own direction. The edit itself is worked out but not carried out. An edit
+    that makes its heads smaller gets a control that makes heads smaller, and turns them round where
+    that takes more than there is of them.
 
     Args:
         seed: of the draw; take several, they differ.

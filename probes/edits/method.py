@@ -25,7 +25,7 @@ class Prepared:
             edits of the same call have left.
         before: called with every batch that is announced, before its first forward, and with the
             number of tokens that may be generated. It may run other batches through the subject:
-            this method sees and does nothing meanwhile, other edits act.
+            plain edits act meanwhile; this and other methods that look ahead or listen do not.
         logits: makes, for one batch, transformers' `LogitsProcessor`: for generation only. It
             counts in the report it is given: ``fired`` per call, ``touched`` per changed row.
         control: what is put in the place of the edits, if anything.

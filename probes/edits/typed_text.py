@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,8 @@ def read_text(text: str, annotation: Any) -> Any:
 
     >>> read_text("2", int | None), read_text("0.4+1", tuple[float, float])
     (2, (0.4, 1.0))
+    >>> read_text("0+0.1+0.5+1", tuple[tuple[float, float], ...])
+    ((0.0, 0.1), (0.5, 1.0))
     >>> read_text("text+image", str | list[str])
     ['text', 'image']
 
@@ -97,6 +100,13 @@ def _whole(text: str) -> int:
     return int(text, 10)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def _truth(text: str) -> bool:
     if text.lower() not in _TRUTHS:
         raise ValueError(text)
@@ -112,7 +122,7 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     type(None): _nothing,
     bool: _truth,
     int: _whole,
-    float: float,
+    float: _finite,
 }
 
 
@@ -131,7 +141,7 @@ def _several(kind: Any) -> Callable[[str], Any]:
     fixed = _item_types(kind)
 
     def read(text: str) -> Any:
-        items = _items(text)
+        items = _in_groups(_items(text), 1 if fixed is not None else _items_of(_item_type(kind)))
         if fixed is not None and len(items) != len(fixed):
             raise ValueError(text)
         wanted = fixed if fixed is not None else [_item_type(kind)] * len(items)
@@ -139,6 +149,15 @@ def _several(kind: Any) -> Callable[[str], Any]:
         return tuple(values) if typing.get_origin(kind) is tuple else values
 
     return read
+
+
+def _in_groups(items: list[str], size: int) -> list[str]:
+    """Items joined again, so many at a time: the pairs of a list of pairs."""
+    return [JOIN.join(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+def _items_of(kind: Any) -> int:
+    return len(_item_types(kind) or (kind,))
 
 
 def _one_word(text: str) -> str:

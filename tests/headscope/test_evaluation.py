@@ -18,6 +18,7 @@ import headscope as hs
 from analysis.hallucination.vocabulary import Vocabulary
 from analysis.run_folder import RunError
 from headscope.evaluating import answering
+from headscope.evaluating.result import open_evaluation
 from headscope.evaluation import evaluate
 from headscope.plan import AskedWrongly
 from probes.generation import Generated
@@ -519,3 +520,80 @@ def test_data_that_say_too_little_are_refused(llava, broken):
 def test_models_that_do_not_see_or_write_are_refused(model, sentence):
     with pytest.raises(AskedWrongly, match=sentence):
         evaluate(load(model), "scenes-broken")
+
+
+def asked(*questions):
+    return [
+        Example(f"q{n}", image=pixels(n), objects=("red star",), question=question)
+        for n, question in enumerate(questions)
+    ]
+
+
+def test_a_prompt_that_one_method_cannot_work_on_is_left_out_under_all(llava, tmp_path):
+    examples = asked("is it ?", "describe the image .", "what is the shape ?", "is it ?", "color ?")
+    how = {"edits": ["gift", ZERO], "controls": 0, "batch_size": 2, "max_new_tokens": 3}
+    found = evaluate(llava, examples, out=tmp_path / "run", **how)
+    assert {item["id"] for item in found.skipped} == {"q0", "q3"}
+    assert found.skipped[0]["reason"].startswith("gift needs a word with content in the question")
+    said = found.answers.groupby("edit", sort=False)["id"].apply(frozenset).to_dict()
+    assert said == dict.fromkeys(["baseline", "gift", ZERO], frozenset(("q1", "q2", "q4")))
+    assert set(found.frame.loc[found.frame["metric"] == "chair_s", "n"]) == {3}
+    alone = evaluate(llava, [examples[n] for n in (1, 2, 4)], **how)
+    texts = [one.answers.set_index(["edit", "id"])["answer"].to_dict() for one in (found, alone)]
+    assert texts[0] == texts[1]
+    with pytest.raises(ValueError, match="Example 'q[03]': gift needs a word with content"):
+        evaluate(llava, examples, strict=True, **how)
+    with pytest.raises(ValueError, match="'is it \\?' has none"):
+        evaluate(llava, asked("is it ?"), **how)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_what_is_left_out_stays_so_after_an_interruption(llava, tmp_path, monkeypatch, count):
+    examples = asked("describe the image .", "is it ?", "what is the shape ?")
+    how = {"edits": [ZERO, "gift"], "controls": 0, "batch_size": 3, "max_new_tokens": 3}
+    out = tmp_path / "run"
+    _stop_after(monkeypatch, count, KeyboardInterrupt())
+    try:
+        evaluate(llava, examples, out=out, **how)
+    except KeyboardInterrupt:
+        monkeypatch.undo()
+        found = evaluate(llava, examples, out=out, resume=(out / "answers").exists(), **how)
+    else:
+        found = open_evaluation(out)
+    said = found.answers.groupby("edit", sort=False)["id"].apply(frozenset).to_dict()
+    assert said == dict.fromkeys(["baseline", ZERO, "gift"], frozenset(("q0", "q2")))
+    assert [item["id"] for item in found.skipped] == ["q1"]
+
+
+def test_journals_agree_on_what_is_left_out(tmp_path):
+    """A crash between two journals' lines."""
+    from headscope.evaluating.answer_journal import Answer, AnswerJournal, Chunk, agreed
+
+    both = tuple(Answer(name, "a", 1, True) for name in ("e0", "e1"))
+    journals = {name: AnswerJournal(tmp_path / f"{name}.jsonl") for name in ("x", "y", "z")}
+    for name in ("x", "y"):
+        journals[name].add(Chunk(0, both))
+    journals["y"].leave_out(0, {"id": "e1", "reason": "why"})
+    assert (journals["y"].answered, journals["y"].left_out) == (1, 1)
+    again = {name: AnswerJournal(tmp_path / f"{name}.jsonl") for name in journals}
+    assert agreed(again, 0) == [{"id": "e1", "reason": "why"}]
+    assert list(again["x"].answers) == list(again["y"].answers) == ["e0"]
+    assert not again["z"].chunks
+    lines = [(tmp_path / f"{name}.jsonl").read_bytes() for name in ("x", "y")]
+    assert agreed(again, 0) == again["x"].skipped
+    assert lines == [(tmp_path / f"{name}.jsonl").read_bytes() for name in ("x", "y")]
+
+
+def test_images_of_which_nothing_is_told_are_set_aside(llava, speaks):
+    """Else all that is named would count as made up, with a table of synonyms without a word."""
+    known, silent = asked("describe", "describe")
+    silent = replace(silent, objects=())
+    told = replace(silent, id="q2", extra={"captions": ["a star"]})
+    words = Vocabulary({"red star": ("star",)})
+    speaks({"q0": "a star", "q1": "a star", "q2": "a star"})
+    found = evaluate(llava, [known, silent, told], vocabulary=words)
+    assert (line(found, "chair_s")["value"], line(found, "chair_s")["n"]) == (0, 2)
+    reason = "it does not say what is in its image (`objects` or `captions`)"
+    assert list(found.skipped) == [{"id": "q1", "reason": reason}]
+    with pytest.raises(AskedWrongly, match="What is in the images must be known"):
+        evaluate(llava, [silent], vocabulary=words)

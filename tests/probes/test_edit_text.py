@@ -29,6 +29,7 @@ def made(
     name: str = "",
     chosen: str | tuple[str, ...] | None = None,
     later: Decimal | None = None,
+    pairs: tuple[tuple[float, int], ...] = (),
     table: Mapping[str, Tensor] | None = None,
 ):
     if alpha < 0:
@@ -80,10 +81,14 @@ def test_edits_from_text(text, expected):
         ("made:chosen=none", "chosen", None),
         ("made:heads=a+b", "heads", ["a", "b"]),
         ("made:later=x", "later", "x"),
+        ("made:pairs=0.5+1", "pairs", ((0.5, 1),)),
+        ("made:pairs=0.5+1+2+3", "pairs", ((0.5, 1), (2.0, 3))),
+        ("vhr:depth=0+0.25+0.5+1", "depth", ((0.0, 0.25), (0.5, 1.0))),
     ],
 )
 def test_values_are_read_as_annotated(text, key, value):
-    found = parse_edit(text)[key]
+    edit = parse_edit(text)
+    found = edit[key] if isinstance(edit, dict) else getattr(edit, key)
     assert found == value
     assert type(found) is type(value)
 
@@ -101,6 +106,9 @@ def test_values_are_read_as_annotated(text, key, value):
         ("scale:heads", "must be written NAME=VALUE, got 'heads'; 'scale' takes heads, factor"),
         ("scale:heads=,factor=1", "must be written NAME=VALUE, got 'heads='"),
         ("scale:heads=a++b,factor=1", "'heads' of 'scale' must be a word, got 'a\\+\\+b'"),
+        ("made:alpha=nan", "'alpha' of 'made' must be a number, got 'nan'"),
+        ("made:depth=0+inf", "'depth' of 'made' must be 2 of: a number, got '0.inf'"),
+        ("made:pairs=0.5+1+2", "'pairs' of 'made' must be several of: 2 of: a number, got"),
         ("made:count=2.5", "'count' of 'made' must be a whole number or none, got '2.5'"),
         ("made:depth=0.5", "must be 2 of: a number, got '0.5'"),
         ("made:outliers=2", "must be true or false, got '2'"),

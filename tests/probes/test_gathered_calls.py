@@ -102,3 +102,23 @@ def test_a_call_that_failed_its_proof_is_asked_for_it_again(subject: Subject) ->
         with pytest.raises(TapError, match="is not finite"):
             subject.forward(batch)
         subject.forward(batch)
+
+
+@pytest.mark.parametrize("captured", [(), "encoder.L0"])
+def test_given_z_is_put_into_the_head_that_is_named(subject: Subject, captured: object) -> None:
+    batch = batch_of(subject)
+    plain = capture(subject, batch, z=["encoder.L0"]).z("encoder.L0")
+    new = torch.randn(plain.shape, generator=torch.Generator().manual_seed(3))
+    for values in ({"encoder.L0": new}, {"encoder.L0H2": new[:, :, 2]}):
+        with edit(subject, edits.replace("encoder.L0H2", values)):
+            seen = capture(subject, batch, patterns=captured, z=["encoder.L0"])  # type: ignore[arg-type]
+        assert torch.equal(seen.z("encoder.L0")[:, :, 2], new[:, :, 2])
+        assert torch.equal(seen.z("encoder.L0")[:, :, :2], plain[:, :, :2])
+
+
+def test_random_heads_are_not_drawn_from_one_head(subject: Subject) -> None:
+    batch_of(subject)
+    control = edits.matched_random(edits.scale("encoder.L0H2", 2.0))
+    said = "draws heads of one attention call, and encoder.L0 makes several"
+    with pytest.raises(ValueError, match=said), edit(subject, control):
+        pass

@@ -283,6 +283,40 @@ def test_the_control_of_a_pattern_edit_shows_listeners_the_plain_pattern(subject
     assert report.label == "random heads like knock_out(all -> 0) (seed=1)"
 
 
+def test_a_control_beside_other_edits_moves_z_as_its_edit_would(subject: Subject) -> None:
+    """Other edits of the same heads, before the control in the call, are neither undone nor
+    counted twice."""
+    batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)
+    others = [edits.knock_out("L1H2", keys=[5]), edits.scale(["L1H0", "L1H1"], 3.0)]
+    of = edits.knock_out(["L1H0", "L1H3"], keys=[4])
+
+    def run(*changes: Any) -> tuple[Tensor, list[EditReport]]:
+        with edit(subject, *changes) as reports:
+            return capture(subject, batch, z=["L1"]).z("L1"), reports
+
+    base, plain = run(*others)
+    moved, beside = run(*others, edits.matched_random(of, 3))
+    assert [str(report) for report in beside[:2]] == [str(report) for report in plain]
+    # What the edit does to its heads, before the scaling that comes behind it.
+    unscaled, _ = run(others[0])
+    knocked, _ = run(others[0], of)
+    wanted = (knocked - unscaled).flatten(2).norm(dim=-1)
+    torch.testing.assert_close((moved - base).flatten(2).norm(dim=-1), wanted, atol=1e-4, rtol=1e-4)
+    assert beside[2].touched == 2 * int((wanted > 0).sum()) > 0
+    changed = (moved - base).norm(dim=-1) > 0
+    assert changed.any((0, 1)).sum() == 2
+
+
+def test_a_control_counts_what_it_changed(subject: Subject) -> None:
+    batch = subject.prepare(input_ids=IDS)
+    silent = edits.zero(["L1H0", "L1H1", "L1H2"])
+    with edit(subject, silent, edits.matched_random(edits.scale("L1H3", 2.0), 1)) as reports:
+        found = capture(subject, batch, z=["L1"]).z("L1")
+    with edit(subject, silent):
+        plain = capture(subject, batch, z=["L1"]).z("L1")
+    assert reports[1].touched == int((found != plain).any(-1).sum())
+
+
 def test_a_control_of_nothing_is_refused(subject: Subject) -> None:
     prepared = Prepared(logits=lambda batch, report: None)
     method = Ready(prepared, "sevens")

@@ -38,10 +38,12 @@ from probes.edits.method import Prepared
 from probes.heads import Head, Site
 
 if TYPE_CHECKING:
+    from probes.inputs import Batch
     from probes.subject import Subject
 
 DEPTH = (2 / 32, 31 / 32)
 """Layers 2 to 30 of 32: the paper spares the first two and the last."""
+_BATCHES_KEPT = 2
 
 
 @dataclass
@@ -51,12 +53,14 @@ class _Account:
     Attributes:
         total: float32 ``[batch head key]``.
         readers: float32 ``[batch key]``.
+        batch: what is run: a second branch of a generation has an account of its own.
         call: the call that was counted last: its tiles may be read again.
         sinks: bool ``[batch head key]`` of that call.
     """
 
     total: Tensor
     readers: Tensor
+    batch: Batch | None = None
     call: weakref.ref[AttentionCall] | None = None
     sinks: Tensor | None = None
 
@@ -68,7 +72,7 @@ class ActEdit:
     method: Act
     heads: list[Head]
     stage: Literal["pattern"] = "pattern"
-    _accounts: dict[Site, _Account] = field(default_factory=dict)
+    _accounts: dict[Site, list[_Account]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -89,19 +93,28 @@ class ActEdit:
         """Bool ``[batch head key]`` for the calibrated heads of a call."""
         call = place.call
         assert call is not None
-        account = self._accounts.get(place.site)
+        batch = None if call.moment is None else call.moment.batch
+        known = self._accounts.get(place.site, [])
+        account = next((one for one in known if one.batch is batch), None)
         if account is not None and account.call is not None and account.call() is call:
             assert account.sinks is not None
             return account.sinks
         whole = EditPlace(place.site, place.heads, place.step, call, None, place.moment)
         real = ~whole.queries_with("pad")
+        if call.key_index is None:
+            raise ValueError(
+                f"{self.label} must know what {call.site} reads, but its {call.keys} keys are not "
+                "the prompt and what was written behind it. Generate with the default cache."
+            )
         if call.queries == call.keys or account is None:
             got = received(call, real, edited=False)
             account = _Account(got.total[:, place.heads], got.readers)
         else:
             account = self._with_rows(account, call, self._rows(values, place, real))
-        self._accounts[place.site] = account
-        account.call, account.sinks = weakref.ref(call), self._judged(account, whole)
+        others = [one for one in known if one.batch is not batch]
+        self._accounts[place.site] = [account, *others][:_BATCHES_KEPT]
+        account.batch, account.call = batch, weakref.ref(call)
+        account.sinks = self._judged(account, whole)
         return account.sinks
 
     def _rows(self, values: Tensor, place: EditPlace, real: Tensor) -> _Account:

@@ -32,7 +32,7 @@ from analysis.vision.enhancement import enhanced
 from analysis.vision.function_words import FUNCTION_WORDS
 from analysis.vision.gaze import KEEP, Question, positive_shifts, questions_of, saliency
 from analysis.vision.prompt_parts import prompt_parts
-from analysis.vision.seeing import reading_tower
+from analysis.vision.seeing import reading_tower, refuse_imageless
 from probes.depth import sites_within
 from probes.edits.edit import EditPlace
 from probes.edits.method import Prepared
@@ -111,6 +111,7 @@ class GiftEdit:
 
     def before(self, batch: Batch, generated: int) -> None:
         tower = self.heads[0].tower
+        refuse_imageless(batch, tower, self.label)
         questions = questions_of(batch.tokens[tower], batch, "gift", self.method.function_words)
         looked = _Looked(batch, questions)
         self._looked = [looked, *self._looked][:_BATCHES_KEPT]
@@ -148,7 +149,7 @@ class GiftEdit:
         where = (id(self), tile.batch.start, tile.batch.stop)
         edited = place.shared(
             (*where, "rows", tile.rows.start, tile.rows.stop),
-            lambda: marks["edited"][place.query_index] | (place.step > 0),
+            lambda: marks["edited"][place.query_index],
         )
         if not bool(edited.any()):
             return values
@@ -190,6 +191,12 @@ class Gift:
         """The edit, and the listener that sees what the question looks at."""
         tower = reading_tower(subject, "gift")
         sites = sites_within(tower, self.depth)
+        for site in sites:
+            if subject.layout.site(site).rule == "heads":
+                raise ValueError(
+                    f"gift compares the heads of one attention call, and {site} makes several. "
+                    "Leave the layer out with `depth`."
+                )
         layers = sorted(tower.sites)
         nearest = min(layers, key=lambda layer: abs((layer + 0.5) / tower.depth - self.source))
         edit = GiftEdit(self, subject, sites, [Site(tower.name, nearest)])

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 TOWER = "language"
 DEPTH = ((1 / 32, 2 / 32), (18 / 32, 1.0))
 """The second layer and the last 14 of 32."""
+_BATCHES_KEPT = 2
 Branches = Literal["both", "image"]
 Choose = Literal["above", "below", "every", "random"]
 
@@ -135,7 +136,7 @@ class VhrEdit:
     @property
     def chosen_heads(self) -> dict[Site, Tensor]:
         """Bool ``[batch head]`` by layer: what is reinforced in the batch that was seen last."""
-        return dict(self._known[-1].heads) if self._known else {}
+        return dict(self._known[0].heads) if self._known else {}
 
     def before(self, batch: Batch, generated: int) -> None:
         """Choose the heads of a batch (``both``), or look at its text alone (``image``).
@@ -144,8 +145,8 @@ class VhrEdit:
             InputError: an example without an image, or a model that needs its image.
         """
         prompts = _Prompts(batch, last_positions(batch))
-        # The one before is kept: another method may run a batch of its own before this one.
-        self._known = [*self._known[-1:], prompts]
+        # The ones before are kept for a batch that is announced while another one is.
+        self._known = [prompts, *self._known][:_BATCHES_KEPT]
         if self.method.branches == "both":
             self._choose_in_both(prompts)
             return

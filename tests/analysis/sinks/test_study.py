@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import seeing_batches as seen
 import tiny_models as tiny
 import torch
+from synthetic_calls import whole_call
 from torch import Tensor
 
 import headscope as hs
 from analysis.importance.study import StudyOptions
+from analysis.progress import Progress
 from analysis.scores import BatchScores
 from analysis.sinks.finder import SinkFinder
+from analysis.sinks.head_columns import HeadColumns, SinkKeys
 from analysis.sinks.study import MEASURES, Sinks, sinks
 from analysis.tally import Tally
 from headscope.batching import batches
+from headscope.scorer import tell_progress
 from probes.inputs import Batch
 from probes.loading import load
+from probes.masks import AttentionMask
 from probes.readers import read_examples
 from probes.subject import Subject
 from probes.tokens.map import ROLES
@@ -326,3 +332,38 @@ def test_batches_and_padding_change_nothing() -> None:
             torch.tensor(left[name].to_numpy()), torch.tensor(right[name].to_numpy()),
             rtol=1e-4, atol=1e-5, equal_nan=True,
         )  # fmt: skip
+
+
+def test_its_passes_over_the_data_are_stages() -> None:
+    subject = seen.seeing()
+    batch = seen.three(subject)
+    told: list[tuple[str, int, int | None, bool]] = []
+    study = sinks(StudyOptions())
+    tell_progress(study, Progress(lambda s: told.append((s.name, s.done, s.total, s.ended)), 3))
+    study.begin(subject, lambda: [batch])
+    study.finish(subject, lambda: [batch], Tally())
+    steps = [(0, False), (3, False), (3, True)]
+    expected = [("sinks: dimensions", done, None, ended) for done, ended in steps]
+    assert told == expected + [("sinks: tables", done, 3, ended) for done, ended in steps]
+
+
+def test_queries_that_cannot_read_the_image_have_no_share_of_it() -> None:
+    """As behind a window that ends before the image: one of two queries reads it."""
+    found = torch.tensor([[True, False, False, False]])
+    image = torch.tensor([[True, True, False, False]])
+    pattern = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.1, 0.3, 0.6, 0], [0, 0, 0.2, 0.8]])
+    allowed = pattern[None, None] > 0
+    example = torch.zeros(1, 4, dtype=torch.long)
+    behind = torch.tensor([[False, False, True, True]])
+    keys = SinkKeys({"visual": found}, {"visual": image & ~found}, image, example,
+                    example.masked_fill(~behind, -1), behind)  # fmt: skip
+    call = whole_call(pattern[None, None])
+    call.mask = AttentionMask(4, 4, tensor=allowed)
+    columns = HeadColumns(
+        cast("Batch", SimpleNamespace(size=1, examples=[SimpleNamespace(id="e")]))
+    )
+    columns.score(call, keys)
+    scores = columns.scores({})
+    ratio, centric = (column(scores, 0, 0, name) for name in ("non_sink_ratio", "image_centric"))
+    assert [float(part) for part in ratio] == pytest.approx([0.75, 1, 0.5, 1])
+    assert [float(part) for part in centric] == [1, 1, 1, 1]

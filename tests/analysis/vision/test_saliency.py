@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import headscope as hs
 from analysis.importance.readings import ReadingError
 from analysis.importance.study import StudyOptions, available_studies
+from analysis.progress import Progress
 from analysis.tally import Tally
 from analysis.vision.answer_score import answer_tokens, log_probabilities
 from analysis.vision.occlusion import covered, image_blocks, text_blocks
@@ -23,6 +24,7 @@ from analysis.vision.saliencies import OCCLUSION, saliencies
 from analysis.vision.saliency import Saliency
 from analysis.vision.saliency_maps import attention_maps, groups_of
 from analysis.vision.saliency_sources import blocks_of, sources_of
+from headscope.scorer import tell_progress
 from probes.capture import capture
 from probes.inputs import Batch, Example
 from probes.subject import Subject
@@ -377,3 +379,14 @@ def test_the_shape_head_looks_at_what_its_word_depends_on() -> None:
     table = hs.score(describer, "scenes", ["saliency"], limit=4)
     found = table.grid("saliency_pearson", variant="by=occlusion,tokens=object")
     assert np.unravel_index(np.nanargmax(found), found.shape) == (2, 3)
+
+
+def test_its_passes_over_the_data_are_stages(subject: Subject) -> None:
+    seen: list[tuple[str, int, bool]] = []
+    batch = subject.prepare(examples=examples()[1:2])
+    study = Saliency()
+    tell_progress(study, Progress(lambda s: seen.append((s.name, s.done, s.ended)), 1))
+    study.begin(subject, lambda: [batch])
+    study.finish(subject, lambda: [batch], Tally())
+    names = ["saliency: answers", "saliency: mean maps"]
+    assert seen == [(name, *step) for name in names for step in ((0, False), (1, False), (1, True))]

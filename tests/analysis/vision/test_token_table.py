@@ -123,3 +123,13 @@ def test_swapped_groups_turn_the_sign():
     one, other = (_way(comparison(t), "mentions") for t in (tokens, swapped))
     assert one["difference"] == -5.0 == -other["difference"]
     assert one["lower"] == 1.0 and other["lower"] == 0.0
+
+
+def test_texts_of_which_nothing_is_known_are_not_taken_for_true_ones():
+    tokens = _table(
+        ("a", 0, WRONG, "dog", 0, 4.0),
+        ("b", 0, TRUE, "dog", 0, 6.0),
+        ("c", 0, "", "", -1, 90.0),  # an example without objects
+    )
+    texts = _way(comparison(tokens, replicates=5), "texts")
+    assert (texts["hallucinated"], texts["true"], texts["n_true"]) == (4.0, 6.0, 1)

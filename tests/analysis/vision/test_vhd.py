@@ -12,9 +12,11 @@ from planting import scene
 from analysis.hallucination.vocabulary import Vocabulary
 from analysis.importance.readings import ReadingError
 from analysis.importance.study import StudyOptions, available_studies
+from analysis.progress import Progress
 from analysis.tally import Tally
 from analysis.vision.head_divergence import answer_reads, head_divergence, t_vhd
 from analysis.vision.vhd import Vhd
+from headscope.scorer import tell_progress
 from probes.inputs import Example
 from probes.subject import Subject
 from probes.written_text import continued
@@ -220,3 +222,15 @@ def test_what_cannot_be_measured_is_one_sentence():
 def test_it_is_found_by_its_name_and_has_a_section():
     study = available_studies()["vhd"](StudyOptions(seed=7))
     assert (study.name, study.section, study.seed) == ("vhd", "vision", 7)
+
+
+def test_its_passes_over_the_data_are_stages():
+    subject, seen = _subject(), []
+    batches = [subject.prepare(examples=_examples()[:2]), subject.prepare(examples=_examples()[2:])]
+    study = Vhd(answers="given")
+    tell_progress(study, Progress(lambda s: seen.append((s.name, s.done, s.total, s.ended)), 3))
+    _scored(study, subject, batches)
+    steps = [(0, 3, False), (2, 3, False), (3, 3, False), (3, 3, True)]
+    assert seen == [("vhd: objects and answers", *step) for step in steps]
+    study.finish(subject, lambda: batches, Tally(replicates=2))
+    assert seen[4:] == [("vhd: tokens", *step) for step in steps]

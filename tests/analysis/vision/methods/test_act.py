@@ -264,3 +264,6 @@ def test_it_has_a_control_and_sentences(subject: Subject) -> None:
     said = "Run a prepared batch with `subject.forward` or `subject.generate` .without beams."
     with pytest.raises(ValueError, match=said), edit(subject, act()):
         subject.generate(batch, 2, num_beams=2)
+    said = "must know what language.L0 reads, but its 25 keys are not the prompt and what was"
+    with pytest.raises(ValueError, match=said), edit(subject, act(depth=(0.0, 1.0))):
+        subject.generate(batch, 2, cache_implementation="static")

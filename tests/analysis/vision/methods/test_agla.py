@@ -125,6 +125,19 @@ def test_with_the_whole_image_nothing_but_words_of_equal_rank_change(subject: Su
         assert not torch.equal(subject.generate(batch, 5, **settings).ids, plain)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_rows_of_a_prompt_are_refused(
+    subject: Subject, settings: dict[str, Any], count: int
+) -> None:
+    batch = subject.prepare(list(seen.TEXTS[:count]), seen.pictures()[:count], padding_side="left")
+    said = f"must get one row per prompt, {count}, got {2 * count}. Generate greedily"
+    with pytest.raises(ValueError, match=said), edit(subject, "agla"):
+        subject.generate(batch, 2, **settings)
+
+
 def test_where_nothing_is_written_nothing_is_done(subject: Subject) -> None:
     batch = seen.three(subject)
     plain = subject.forward(batch).logits

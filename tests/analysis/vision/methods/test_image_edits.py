@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probes.edits.apply import edit
+from probes.edits.matched_random import matched_random
 from probes.edits.parse import parse_edit
 from probes.inputs import InputError
 from probes.subject import Subject
@@ -18,6 +19,17 @@ from probes.tokens.correspondence import CorrespondenceError
 from tests.probes.test_tap import eager, hooks
 
 EDITS = ["paint", "modulation", "agla", "prune_tokens", "prune_tokens:method=fastv,keep=0.25"]
+OTHERS = [
+    "vhr",
+    "vhr:branches=image",
+    "gift",
+    "gift:source=0.9",
+    "act:theta=0.14",
+    "var:tau=1.4,dimensions=3+5+7+11+20,rho=0.05,mass=0.15",
+    "sink_removal:tau=1.4,dimensions=3+5+7+11+20",
+    "scale_attention:heads=language.*,factor=2",
+    "scale:heads=language.L1H2,factor=3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +50,24 @@ def _breaking(at: int, error: BaseException) -> Any:
     return process
 
 
-@pytest.mark.parametrize("text", EDITS)
+@pytest.mark.parametrize("text", [*EDITS, *OTHERS, *(f"random {text}" for text in OTHERS)])
 @pytest.mark.parametrize("ending", ["well", "error", "interrupt"])
 def test_no_trace(subject: Subject, text: str, ending: str) -> None:
+    method = parse_edit(text.removeprefix("random "))
+    method = matched_random(method) if text.startswith("random") else method
     batch = seen.three(subject)
     plain = subject.forward(batch).logits
     ids = subject.generate(batch, 3, eos_token_id=None).ids
     count, way = hooks(subject.model), subject.attention_implementation
     settings: dict[str, Any] = {"eos_token_id": None, "suppress_tokens": [4]}
     if ending == "well":
-        with edit(subject, parse_edit(text)) as (report,):
+        with edit(subject, method) as (report,):
             subject.generate(batch, 3, **settings)
         assert report.touched > 0
     else:
         error = KeyboardInterrupt() if ending == "interrupt" else ZeroDivisionError()
         broken = [_breaking(2, error)]
-        with pytest.raises(type(error)), edit(subject, parse_edit(text)):
+        with pytest.raises(type(error)), edit(subject, method):
             subject.generate(batch, 3, logits_processor=broken, **settings)
     assert hooks(subject.model) == count and subject.attention_implementation == way
     assert not any(parameter.grad is not None for parameter in subject.model.parameters())
@@ -82,13 +96,28 @@ def test_a_prompt_without_an_image_is_refused(subject: Subject, text: str) -> No
     assert caught.value.example_id == "1"
 
 
-@pytest.mark.parametrize("text", EDITS)
+@pytest.mark.parametrize("text", [*EDITS, *OTHERS])
 def test_bfloat16(text: str) -> None:
     half = seen.seeing()
     half.model.bfloat16()
     with edit(half, parse_edit(text)) as (report,):
         half.generate(seen.three(half), 2, eos_token_id=None, suppress_tokens=[4])
     assert report.touched > 0
+
+
+@pytest.mark.parametrize("text", [*EDITS, *(text for text in OTHERS if not text.startswith("act"))])
+def test_without_a_cache_the_same_is_written(subject: Subject, text: str) -> None:
+    """But by ACT, which judges all rows anew then."""
+    found = []
+    for cached in (True, False):
+        with edit(subject, parse_edit(text)):
+            found.append(
+                seen.written_together(
+                    subject, seen.three(subject), use_cache=cached, suppress_tokens=[4]
+                )
+            )
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
 
 
 def test_paint_needs_the_scores_themselves(subject: Subject) -> None:
