@@ -84,15 +84,19 @@ class CallPlan:
         Args:
             where: bool ``[batch query]``, narrows the queries further.
         """
+        return self.sum_blocks(self.sum_by_block(values, where))
+
+    def sum_by_block(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+        """Float64 ``[block head]``: the same for each block."""
         chosen = self.used if where is None else self.used & where
         kept = values.double().masked_fill(~chosen[:, None], 0.0)
         if self.single:
-            return self.sum_blocks(kept.sum(-1))
+            return kept.sum(-1)
         batch, heads, queries = kept.shape
         rows = kept.permute(0, 2, 1).reshape(batch * queries, heads)
         per_block = rows.new_zeros(self.blocks + 1, heads)
         per_block.index_add_(0, self.query_block.flatten() % (self.blocks + 1), rows)
-        return self.sum_blocks(per_block[:-1])
+        return per_block[:-1]
 
     def count_queries(self, where: Tensor | None = None) -> Tensor:
         """Float64 ``[example 1]``: how many queries `sum_queries` adds up."""

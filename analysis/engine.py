@@ -186,8 +186,9 @@ class Engine:
         if isinstance(result, Profile):
             null = plan.null_profiles.get(measure.name)
             null = null or (torch.zeros_like(result.numerator[:1]),) * 2
-            wide = result.denominator.expand_as(result.numerator)
-            sums = [result.numerator, wide, null[0][0], null[1].expand_as(null[0])[0]]
+            # One denominator for all points stays one: batches may have curves of other lengths.
+            heads = len(result.numerator)
+            sums = [result.numerator, result.denominator.expand(heads, -1), null[0][0], null[1][0]]
             curve = Curve(site.tower, site.layer, measure.name, result.axis, *sums)
             known = self._curves.get(curve.key)
             self._curves[curve.key] = curve if known is None else known + curve
@@ -196,7 +197,8 @@ class Engine:
         if null is None:
             null = torch.zeros_like(result.numerator), torch.zeros_like(result.numerator)
         order = self._order[measure.name]
-        key = (site, order, call.heads, measure.name, result.variant, measure.unit)
+        unit = result.unit or measure.unit
+        key = (site, order, call.heads, measure.name, result.variant, unit)
         shape = result.numerator.shape
         new = [
             part.to(torch.float64).expand(shape)

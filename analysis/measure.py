@@ -63,17 +63,23 @@ class Score:
         numerator: float64 ``[example head]``.
         denominator: float64 ``[example head]`` or ``[example 1]``.
         null: numerator and denominator of the null, where it is not the uniform pattern.
+        unit: of this variant, where it is not the measure's.
     """
 
     variant: str
     numerator: Tensor
     denominator: Tensor
     null: tuple[Tensor, Tensor] | None = None
+    unit: str = ""
 
 
 @dataclass
 class Profile:
-    """A curve of one call, summed over examples: float64 ``[head point]`` (or ``[1 point]``)."""
+    """A curve of one call, summed over examples: float64 ``[head point]`` (or ``[1 point]``).
+
+    A denominator that is the same at all points is ``[head 1]`` or ``[1 1]``: then points that
+    this call is too short for count as 0 in it.
+    """
 
     axis: str
     numerator: Tensor

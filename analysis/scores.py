@@ -33,6 +33,8 @@ class Curve:
     Attributes:
         axis: what the points count, for example ``"hop"``; point 0 is value 0 of it.
         numerator, denominator: float64 ``[head point]``; the curve is their ratio, NaN at 0 / 0.
+            A denominator that is the same at all points is ``[head 1]``: it counts for points
+            that only other batches have, too.
         null_numerator, null_denominator: float64 ``[point]``, the same on the uniform pattern.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -58,6 +59,13 @@ class TileView:
         """
         return self.pattern[0].numel() >= _COARSE_ENTRIES or self.pattern.shape[0] == 1
 
+    def room(self, shape: tuple[int, ...], place: int) -> Tensor:
+        """Float memory of a shape, valid until it is asked for again; what was there is lost.
+
+        Places 0 and 1 are taken by `squared` and `weighted`.
+        """
+        return self._workspace.room(shape, place, self.pattern.device)
+
     def weighted(self, weights: Tensor) -> Tensor:
         """Float ``[batch head row key]``: pattern times weights, valid until the next product.
 
@@ -94,10 +102,15 @@ class Workspace:
 
     def like(self, pattern: Tensor, place: int) -> Tensor:
         """Float, the shape of a pattern; what was there before is lost."""
+        return self.room(pattern.shape, place, pattern.device)
+
+    def room(self, shape: tuple[int, ...], place: int, device: torch.device) -> Tensor:
+        """Float memory of a shape; what was there before is lost."""
+        size = prod(shape)
         room = self._rooms.get(place)
-        if room is None or room.numel() < pattern.numel() or room.device != pattern.device:
-            room = self._rooms[place] = torch.empty(pattern.numel(), device=pattern.device)
-        return room[: pattern.numel()].view(pattern.shape)
+        if room is None or room.numel() < size or room.device != device:
+            room = self._rooms[place] = torch.empty(size, device=device)
+        return room[:size].view(shape)
 
 
 def inverse_root(squared: Tensor) -> Tensor:

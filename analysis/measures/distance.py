@@ -6,13 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.call_view import CallView, Rows
+import torch
+from torch import Tensor
+
+from analysis.call_view import CallView
 from analysis.measure import Finish, MeasureContext, Score
-from analysis.measures.text_positions import distance_tokens, needs_text_order
+from analysis.measures.diagonals import OffsetSums, offset_sums
+from analysis.measures.text_positions import needs_text_order
 
 
-def _distances(call: CallView) -> Rows:
-    return call.pair_product("distance", lambda tile: distance_tokens(call, tile))
+def _total_distance(call: CallView, sums: OffsetSums) -> Tensor:
+    """Float64 ``[example head]``: ``sum_qk p |q - k|``."""
+    weight = sums.by_distance
+    total = weight @ torch.arange(weight.shape[-1], device=weight.device).double()
+    return call.plan.sum_blocks(total)
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,10 @@ class AttentionDistance:
         return needs_text_order(context, self.name)
 
     def start(self, call: CallView) -> Finish:
-        rows = _distances(call)
+        sums = offset_sums(call)
 
         def finish() -> Iterator[Score]:
-            yield Score("", *call.mean_over_queries(rows.values))
+            yield Score("", _total_distance(call, sums), call.plan.count_queries())
 
         return finish
 
@@ -49,11 +56,11 @@ class AttentionDistanceRatio:
         return needs_text_order(context, self.name)
 
     def start(self, call: CallView) -> Finish:
-        rows = _distances(call)
+        sums = offset_sums(call)
 
         def finish() -> Iterator[Score]:
-            expected = call.plan.sum_queries(_distances(call.uniform).values)
-            yield Score("", call.plan.sum_queries(rows.values), expected)
+            expected = _total_distance(call, offset_sums(call.uniform))
+            yield Score("", _total_distance(call, sums), expected)
 
         return finish
 

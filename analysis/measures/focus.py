@@ -33,7 +33,7 @@ class ColumnNorm:
     def start(self, call: CallView) -> Finish:
         if call.step:
             return _nothing
-        squares = call.columns("squares", _column_squares)
+        squares = call.columns("squares", column_squares)
 
         def finish() -> Iterator[Score]:
             plan = call.plan
@@ -87,7 +87,7 @@ class Overfocus:
         return finish
 
 
-def _column_squares(tile: TileView) -> Tensor:
+def column_squares(tile: TileView) -> Tensor:
     """Float ``[batch head key]``. As a product: a sum over rows takes twice as long."""
     batch, heads, rows, _ = tile.pattern.shape
     return (tile.pattern.new_ones(batch, heads, 1, rows) @ tile.squared)[..., 0, :]

@@ -1,4 +1,4 @@
-"""Weight on fixed offsets: a query's own position and the one before."""
+"""Weight on fixed offsets: a query's own position, the one before and the one after."""
 
 from __future__ import annotations
 
@@ -71,6 +71,31 @@ class PreviousToken:
         return finish
 
 
+@dataclass(frozen=True)
+class NextToken:
+    """Share of a head's weight that lies on the token just after the query, 0 to 1.
+
+    The last token, which has none after it, counts with 0; where the mask is causal, all do.
+    """
+
+    name: str = "next_token"
+    unit: str = "share"
+    costly: bool = False
+    reads_pattern: bool = True
+
+    def applies(self, context: MeasureContext) -> Literal[True] | str:
+        return needs_text_order(context, self.name)
+
+    def start(self, call: CallView) -> Finish:
+        places = key_places(call, -1)
+        rows = call.rows("weight on next", lambda tile: weight_at(tile, places))
+
+        def finish() -> Iterator[Score]:
+            yield Score("", *call.mean_over_queries(rows.values))
+
+        return finish
+
+
 def first_key(call: CallView):
     """Float ``[batch key]``: 1 at the first key of each sequence that is no padding."""
     return call.plan.memo("first key", lambda: (call.plan.key_rank == 0).float())
@@ -89,3 +114,4 @@ def weight_by_place(call: CallView) -> tuple[Rows, Rows]:
 
 SELF_ATTENTION = SelfAttention()
 PREVIOUS_TOKEN = PreviousToken()
+NEXT_TOKEN = NextToken()

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from analysis.call_plan import CallPlan
 from analysis.call_view import CallView
 from analysis.measure import MeasureContext
 from analysis.tile_view import TileView
@@ -42,6 +43,8 @@ def holds_text(tokens: TowerTokens) -> bool:
 def key_places(call: CallView, offset: int) -> Tensor:
     """Long ``[batch query]``: the key ``offset`` places before each query, -1 where none is.
 
+    A negative offset is after it.
+
     Places are counted within a sequence; padding is no place.
     """
 
@@ -73,25 +76,17 @@ def weight_at(tile: TileView, places: Tensor) -> Tensor:
     return weights.masked_fill_(absent[:, None], 0.0)
 
 
-def distance_tokens(call: CallView, tile: TileView) -> Tensor:
-    """Float ``[batch or 1, row, key]``: ``|query - key|`` in tokens."""
+def common_shift(plan: CallPlan) -> int | None:
+    """The first query's place minus the first key's, if every row runs on from there alike."""
 
-    def offsets() -> int | None:
-        # One matrix serves the whole batch where every row runs through consecutive positions.
-        query, key = call.plan.query_index, call.plan.key_index
-        step = torch.arange(max(call.queries, call.keys), device=query.device)
-        consecutive = (query - query[:, :1] == step[: call.queries]).all() and (
-            key - key[:, :1] == step[: call.keys]
+    def find() -> int | None:
+        query, key = plan.query_index, plan.key_index
+        queries, keys = query.shape[1], key.shape[1]
+        step = torch.arange(max(queries, keys), device=query.device)
+        consecutive = (query - query[:, :1] == step[:queries]).all() and (
+            key - key[:, :1] == step[:keys]
         ).all()
         shift = query[:, 0] - key[:, 0]
         return int(shift[0]) if consecutive and bool((shift == shift[0]).all()) else None
 
-    shift = call.plan.memo("distance offsets", offsets)
-    if shift is not None:
-        device = call.plan.device
-        rows = torch.arange(tile.rows.start + shift, tile.rows.stop + shift, device=device)
-        keys = torch.arange(tile.keys, device=device)
-        return (rows[:, None] - keys).abs_().float()[None]
-    query = call.plan.of_queries("rank")[tile.batch, tile.rows]
-    key = call.plan.of_keys("rank")[tile.batch, : tile.keys]
-    return (query[..., None] - key[:, None]).abs().float()
+    return plan.memo("distance offsets", find)
