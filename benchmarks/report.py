@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from atlas_page import atlas_section
 from contenders import CONTENDERS
 from edits_page import edits_section
 from importance_page import importance_section
@@ -17,8 +18,8 @@ INTRODUCTION = """\
 # Benchmarks
 
 What watching the heads of a model costs, against the plain forward pass of the same model in the
-same process; and, in sections of their own, what taking each head away and what edits cost. This
-page is written by `benchmarks/capture.py`, `benchmarks/importance.py` and `benchmarks/edits.py`; do
+same process; and, in sections of their own, what taking each head away, edits and an atlas cost.
+This page is written by `capture.py`, `importance.py`, `edits.py` and `atlas.py` of this folder; do
 not edit it. What edits *do* is measured by `benchmarks/hallucination.py`, in
 [docs/hallucination.md](../docs/hallucination.md).
 
@@ -47,6 +48,7 @@ python benchmarks/help_time.py                                    # one part alo
 make bench MEASURE=importance                                     # taking heads away
 python benchmarks/importance.py --peers-python PEERS/bin/python   # with a peer
 make bench MEASURE=edits                                          # what edits cost
+make bench MEASURE=atlas                                          # the map of an atlas
 make bench MEASURE=hallucination                                  # what edits do (half an hour)
 ```
 """
@@ -62,15 +64,17 @@ def write(folder: Path) -> Path:
 
 def page_of(results: Iterable[dict[str, Any]]) -> str:
     """The page for the results of some devices; what has a page of its own is left out."""
-    watched, taken, edited = [], [], []
+    watched, taken, edited, mapped = [], [], [], []
     for result in results:
         if "figures" in result:
             watched.append(_device_section(result))
         elif result.get("page") == "edits":
             edited.append(edits_section(result))
+        elif result.get("page") == "atlas":
+            mapped.append(atlas_section(result))
         elif "page" not in result:
             taken.append(importance_section(result))
-    return "\n".join([INTRODUCTION, *watched, *taken, *edited, AGAIN])
+    return "\n".join([INTRODUCTION, *watched, *taken, *edited, *mapped, AGAIN])
 
 
 def _device_section(result: dict[str, Any]) -> str:

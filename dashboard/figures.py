@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.head_table import HeadTable
 from analysis.precision import plain
+from dashboard.atlas_figures import head_mix, pattern_map, prototypes
 from dashboard.figure_look import figure_look
 from dashboard.head_map import (
     Grid,
@@ -24,7 +25,10 @@ from dashboard.profile_figures import layer_trend, profile, profile_by_layer
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["heatmap", "layer_trend", "profile", "profile_by_layer", "small_multiples"]
+__all__ = [
+    "head_mix", "heatmap", "layer_trend", "pattern_map", "profile", "profile_by_layer",
+    "prototypes", "small_multiples",
+]  # fmt: skip
 
 
 def heatmap(

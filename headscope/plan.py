@@ -6,12 +6,13 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.atlas.options import AtlasOptions
 from headscope.batching import BATCH_SIZE, shard_size
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Options:
     graddrop: bool = False
     image_removal: str = "delete"
     answers: str = "auto"
+    atlas: AtlasOptions = field(default_factory=AtlasOptions)
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "replicates", "draws", "copies"):
@@ -92,6 +94,7 @@ def make_plan(
         "measures": list(measures),
         "studies": list(studies),
         **({"study_options": _study_options(how)} if studies else {}),
+        **({"atlas": asdict(how.atlas)} if "atlas" in studies else {}),
         "limit": how.limit,
         "batch_size": how.batch_size,
         "seed": how.seed,

@@ -14,6 +14,7 @@ PUBLIC = {
     "LoadError": "probes.load_error:LoadError",
     "Site": "probes.heads:Site",
     "Subject": "probes.subject:Subject",
+    "atlas": "headscope.pattern_atlas:atlas",
     "capture": "probes.capture:capture",
     "edit": "probes.edits.apply:edit",
     "edits": "probes.edits",

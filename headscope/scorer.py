@@ -241,4 +241,5 @@ def study_options(how: Options) -> StudyOptions:
         how.graddrop,
         how.image_removal,
         how.answers,
+        how.atlas,
     )

@@ -91,9 +91,9 @@ def score(
     tally = Tally(replicates=replicates, seed=seed)
     name = inputs_name(str(inputs)) if isinstance(inputs, (str, Path)) else ""
     skipped: dict[str, str] = {}
-    skip = _skipping(skipped, strict)
+    skip = skipping(skipped, strict)
     named = scorer.named
-    data = _data_of(subject, inputs, how, skip, again=bool(scorer.studies))
+    data = data_of(subject, inputs, how, skip, again=bool(scorer.studies))
     scorer.begin(data)
     for batch in data():
         for scores in scorer.score_readable(batch, skip):
@@ -107,7 +107,7 @@ def score(
             f"No example could be scored: {first}" if skipped else "There was no batch."
         )
     if skipped:
-        warnings.warn(_left_out(skipped, tally.examples), stacklevel=2)
+        warnings.warn(left_out(skipped, tally.examples), stacklevel=2)
     layers = {tower: found.layers for tower, found in subject.towers.items()}
     heads = tally.heads(name, layers, [measure.name for measure in scorer.measures])
     return scorer.with_lines(heads, name)
@@ -149,10 +149,14 @@ def refuse_inapplicable(named: Iterable[str], tally: Tally, model: str) -> None:
             raise AskedWrongly(f"Measure {name!r} does not apply to {model}: {why}")
 
 
-def _data_of(
+def data_of(
     subject: Subject, inputs: Any, how: Options, skip: Skip, *, again: bool
 ) -> Callable[[], Iterable[Batch]]:
-    """Gives the batches each time it is called; those that were given as such are kept for it."""
+    """Gives the batches each time it is called; those that were given as such are kept for it.
+
+    Args:
+        again: whether it will be called more than once.
+    """
     if isinstance(inputs, (str, Path)):
         return _read_data(subject, inputs, how, skip)
     given = _given_batches(inputs)
@@ -171,7 +175,7 @@ def _read_data(
     return lambda: batches(subject, examples, how.batch_size, skip)
 
 
-def _skipping(skipped: dict[str, str], strict: bool) -> Skip:
+def skipping(skipped: dict[str, str], strict: bool) -> Skip:
     """Notes once why an example is left out, however often it is come across."""
 
     def skip(example: Example, reason: str) -> None:
@@ -182,7 +186,7 @@ def _skipping(skipped: dict[str, str], strict: bool) -> Skip:
     return skip
 
 
-def _left_out(skipped: Mapping[str, str], scored: int) -> str:
+def left_out(skipped: Mapping[str, str], scored: int) -> str:
     shown = "; ".join(f"{name!r} {reason}" for name, reason in [*skipped.items()][:_REASONS_SHOWN])
     more = len(skipped) - _REASONS_SHOWN
     return f"Left out {len(skipped)} of {len(skipped) + scored} examples: {shown}" + (

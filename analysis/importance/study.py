@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
+from analysis.atlas.options import AtlasOptions
 from analysis.importance.effects import EFFECTS, Effect, effect_named
 from analysis.importance.targets import Data, Reader
 
@@ -32,11 +33,13 @@ BUILT_IN = {
     "atp": "analysis.importance.estimates.attribution_patching:atp",
     "gradient": "analysis.importance.estimates.gradient:gradient",
     "relevancy": "analysis.importance.estimates.relevancy:relevancy",
+    "influence": "analysis.importance.estimates.influence:influence",
     "weights": "analysis.importance.circuits.weights:weights",
     "vocabulary_roles": "analysis.importance.circuits.vocabulary_roles:vocabulary_roles",
     "saliency": "analysis.vision.saliency:make",
     "sinks": "analysis.sinks.study:sinks",
     "vhd": "analysis.vision.vhd:make",
+    "atlas": "analysis.atlas.study:make",
 }
 
 
@@ -63,6 +66,7 @@ class StudyOptions:
         image_removal: how `vhd` takes the image away: ``delete``, ``blank`` or ``noise``.
         answers: which answers `vhd` reads: ``given`` with the data, the model's ``own``, or
             ``auto``.
+        atlas: sizes of the pattern atlas, and how its map is drawn.
     """
 
     effects: tuple[str, ...] = ()
@@ -74,6 +78,7 @@ class StudyOptions:
     graddrop: bool = False
     image_removal: str = "delete"
     answers: str = "auto"
+    atlas: AtlasOptions = field(default_factory=AtlasOptions)
 
     def __post_init__(self) -> None:
         from analysis.importance.replacements import replacement_named
@@ -81,14 +86,14 @@ class StudyOptions:
         for name in self.effects:
             effect_named(name)
         replacement_named(self.ablation)
-        for field, known in _WORDS.items():
-            if getattr(self, field) not in known:
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
                 raise ValueError(
-                    f"`{field}` must be one of {', '.join(known)}, got {getattr(self, field)!r}."
+                    f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}."
                 )
-        for field in ("draws", "copies"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be at least 1, got {getattr(self, field)}.")
+        for name in ("draws", "copies"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
 
 class EffectError(ValueError):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headscope.cli.atlas import atlas
 from headscope.cli.demo import demo
 from headscope.cli.evaluate import evaluate
 from headscope.cli.generate import generate
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, inspect, score, scan, generate, evaluate, show, demo):
+for verb in (models, inspect, score, scan, atlas, generate, evaluate, show, demo):
     app.command()(verb)
 
 

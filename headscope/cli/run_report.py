@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headscope.cli.atlas_report import print_atlas
 from headscope.cli.importance_report import print_importance, told_apart
 from headscope.cli.scan_report import is_difference, print_scan, scan_of, scan_record
 from headscope.cli.screen import (
@@ -59,6 +60,7 @@ def print_run(run: Run, as_json: bool, every_variant: bool = False) -> None:
     print_importance(run)
     print_vhd(run)
     print_sinks(run)
+    print_atlas(run)
     print_scan(run)
     if any(lines.values()):
         print_lines("", *_legend(run, [row for rows in lines.values() for row in rows]))

@@ -129,10 +129,11 @@ def score(
     if dry_run:
         _print_estimate(subject, data, how, as_json)
         return
-    _run(subject, data, out or default_folder(model, data), how, resume, as_json)
+    run_scoring(subject, data, out or default_folder(model, data), how, resume, as_json)
 
 
-def _run(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
+def run_scoring(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
+    """Score into a run folder and print it; says how to go on after Ctrl-C or a full disk."""
     from analysis.atomic_file import DiskFull
     from headscope.cli.progress_bars import stages
     from headscope.cli.run_report import print_run

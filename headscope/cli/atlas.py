@@ -1,0 +1,128 @@
+"""`headscope atlas`: what kinds of attention the heads of a model make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headscope.cli.options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Revision,
+    TrustRemoteCode,
+    load_subject,
+)
+
+_INTERRUPTED = 130
+
+
+def atlas(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="A bundled name, a folder, a hub id, or timm:NAME; or the folder of a run that "
+            "kept patterns, of which another map is made without the model.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundled set, a folder of images, a text file, a JSONL, or hf:NAME:SPLIT. "
+            "Default: the bundled set that fits."
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Most patterns in all; every head gets as many.")
+    ] = 20_000,
+    side: Annotated[
+        int, typer.Option(help="Patterns are pooled to so many cells wide and high.")
+    ] = 64,
+    space: Annotated[
+        str, typer.Option(help="Compare patterns by features, by the latent, or by both.")
+    ] = "both",
+    clusters: Annotated[
+        str,
+        typer.Option(
+            help="mixture, kmeans or hdbscan, their number chosen by stability; or a number."
+        ),
+    ] = "auto",
+    exemplars: Annotated[
+        bool,
+        typer.Option(help="Keep the strongest and the usual events of each head as well."),
+    ] = True,
+    measures: Annotated[
+        str, typer.Option(help="Streaming measures of the run beside the atlas.")
+    ] = "all",
+    limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Of samples, autoencoder, map, clusters and bootstrap.")
+    ] = 0,
+    section: Annotated[
+        str, typer.Option(help="Of a RUN: the name of the section that the new map goes to.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-DATA-TIME.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
+    ] = False,
+    as_json: Json = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Draw patterns of every head, lay them out as a map, and name what lies together."""
+    from analysis.run_files import PLAN
+    from headscope.cli.score import run_scoring
+    from headscope.pattern_atlas import atlas_options
+    from headscope.plan import AskedWrongly, Options, default_data, default_folder
+
+    how = atlas_options(samples, side, space, clusters, exemplars)
+    if (Path(model).expanduser() / PLAN).is_file():
+        _map_again(model, section, how, seed, as_json)
+        return
+    if section:
+        raise AskedWrongly("`--section` must come with the folder of a run, not with a model.")
+    if resume and out is None:
+        raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
+    names = ",".join(name for name in (measures, "atlas") if name)
+    options = Options(names, limit, batch_size, seed, atlas=how)
+    subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
+    data = data or default_data(subject)
+    run_scoring(subject, data, out or default_folder(model, data), options, resume, as_json)
+
+
+def _map_again(folder: str, section: str, how: Any, seed: int, as_json: bool) -> None:
+    from analysis.run_folder import open_run
+    from headscope.cli.atlas_report import atlas_record, print_atlas
+    from headscope.cli.progress_bars import stages
+    from headscope.cli.screen import note, print_json
+    from headscope.pattern_atlas import map_again
+    from headscope.plan import AskedWrongly
+
+    run = open_run(folder)
+    if not section:
+        raise AskedWrongly(
+            "A new map of a run's patterns must go to a section of its own. Name one, such as "
+            "`--section atlas_2`; what the run has is shown by `headscope show`."
+        )
+    try:
+        with stages(f"patterns of {folder}") as shown:
+            map_again(run, section, how, seed, shown)
+    except KeyboardInterrupt:
+        note("Interrupted; the section is unfinished: start again.")
+        raise typer.Exit(_INTERRUPTED) from None
+    run = open_run(folder)
+    if as_json:
+        print_json(atlas_record(run.sections[section]))
+    else:
+        print_atlas(run, section)
