@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.atlas.atlas_map import MapOptions, least_patterns, make_map
 from analysis.atlas.exemplars import TABLES, Exemplars
+from analysis.atlas.matching import Matching, head_profiles, match_heads
 from analysis.atlas.pattern_set import PatternSet
 from analysis.atlas.stability import StabilityOptions
 from analysis.atlas.tower_part import PICTURES, TowerPart
@@ -68,6 +69,20 @@ class Atlas:
     def verdict(self) -> str:
         """One sentence: how many clusters there are and how sure that is."""
         return str(self.about["verdict"])
+
+    def match(self, other: Atlas, seed: int = 0) -> Matching:
+        """Which head of another model or checkpoint does what a head of this one does.
+
+        Heads are compared by the means of their measured features; best on the same inputs.
+
+        Raises:
+            ValueError: no feature is measured in both, or it is the same for all heads.
+        """
+        return match_heads(self._profiles(), other._profiles(), seed)
+
+    def _profiles(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        kept = self.patterns
+        return head_profiles(kept.features, kept.samples), head_profiles(kept.nulls, kept.samples)
 
     def save(self, folder: Path) -> None:
         """Write everything into a folder: parquet, safetensors and JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def test_an_atlas_is_read_as_it_was_made(folder: Path) -> None:
     shares = found.head_shares.groupby(["layer", "head"])["share"].sum()
     np.testing.assert_allclose(shares, 1.0)
     assert found.exemplars is not None and set(found.exemplars.events["head"]) == set(range(8))
+
+
+def test_heads_are_matched_with_those_of_another_atlas(folder: Path) -> None:
+    found = Atlas.load(folder / "atlas")
+    # The same heads on the other half of the inputs, their numbers turned around.
+    halves = found.points["example"].str[-1].isin(list("02468")).to_numpy()
+    one, other = (replace(found, patterns=found.patterns.of(half)) for half in (halves, ~halves))
+    turned = other.patterns.samples
+    turned = turned.assign(head=7 - turned["head"])
+    other = replace(other, patterns=replace(other.patterns, samples=turned))
+    matching = one.match(other)
+    pairs = matching.pairs
+    assert matching.p < 0.02 and matching.score > 0.9
+    assert (pairs["layer_a"] == pairs["layer_b"]).all()
+    assert (pairs["head_a"] == 7 - pairs["head_b"]).mean() >= 0.75
 
 
 def test_shown_and_mapped_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
