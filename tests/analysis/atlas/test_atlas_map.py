@@ -48,6 +48,14 @@ def test_seven_planted_kinds_come_out_and_bear_their_names() -> None:
     assert told.startswith("itself: self_attention 0.8") and "under uniform attention" in told
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_hundred_of_each_kind_at_full_size(seed: int) -> None:
+    planted, truth = planted_set(per_kind=200, side=64, seed=seed)
+    found = make_map(planted, MapOptions(seed=seed, umap=None))
+    assert adjusted_rand_score(truth, found.points["cluster"]) >= 0.9
+
+
 def test_prototypes_look_like_their_kind() -> None:
     _, truth, found = planted()
     for one in found.prototypes:
