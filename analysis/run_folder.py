@@ -96,6 +96,21 @@ class RunFolder:
         write_json(self.path / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
 
 
+def refuse_section(run: Path, name: str) -> None:
+    """Raise where a section of that name cannot be written; for what is written when all is done.
+
+    Raises:
+        RunError: the name is taken by the run itself or by a finished section, or is no name.
+    """
+    if name in _OWN or not name.isidentifier():
+        raise RunError(
+            f"A section of a run must not be called {name!r}. Choose a name of letters, digits and "
+            "underscores."
+        )
+    if (run / name / MANIFEST).exists():
+        raise RunError(f"Section {name!r} of {run} is finished. Use another run, or another name.")
+
+
 @contextmanager
 def new_section(run: Path, name: str, about: Mapping[str, Any]) -> Iterator[Path]:
     """A folder for a section of a finished run; its manifest is written when the block ends well.
@@ -103,11 +118,8 @@ def new_section(run: Path, name: str, about: Mapping[str, Any]) -> Iterator[Path
     Raises:
         RunError: the name is taken by the run itself or by a finished section.
     """
+    refuse_section(run, name)
     path = run / name
-    if name in _OWN or not name.isidentifier():
-        raise RunError(f"A section of a run must not be called {name!r}. Choose another name.")
-    if (path / MANIFEST).exists():
-        raise RunError(f"Section {name!r} of {run} is finished. Use another run, or another name.")
     path.mkdir(exist_ok=True)
     yield path
     write_json(path / MANIFEST, {"schema": SCHEMA, **about, "files": digests(path)})

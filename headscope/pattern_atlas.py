@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def atlas(
             patterns, of which another map is made without the model.
         inputs: of a subject: a batch, several, or data as for `hs.score`; by default the bundled
             set that fits.
-        samples: most patterns in all; every head gets as many.
+        samples: most patterns in all; every head gets as many. This, `side`, `exemplars` and the
+            inputs are a run's own where its patterns are mapped again.
         side: pooled patterns are so many cells wide and high.
         space: patterns are compared by their ``features``, by the autoencoder's ``latent``, or
             both.
@@ -63,6 +65,8 @@ def atlas(
 
     how = atlas_options(samples, side, space, clusters, exemplars)
     if not isinstance(of, Subject):
+        if inputs is not None:
+            raise AskedWrongly("`inputs` must come with a subject: a run's patterns are drawn.")
         return _again(of, how, seed, Progress(progress, of="atlas"))
     from analysis.atlas.study import AtlasStudy
     from analysis.tally import Tally
@@ -109,8 +113,9 @@ def map_again(
     from analysis.atlas.study import head_lines
     from analysis.head_table import HeadTable
     from analysis.progress import Progress
-    from analysis.run_folder import new_section
+    from analysis.run_folder import new_section, refuse_section
 
+    refuse_section(run.path, name)
     made = _again(run, how, seed, Progress(progress, of="atlas"))
     with new_section(run.path, name, {"studies": {"atlas": []}, "options": made.about}) as folder:
         lines = head_lines(made.head_mix, f"{run.plan['data']['inputs']} ({name})")
@@ -126,8 +131,16 @@ def _again(of: Run | str | Path, how: AtlasOptions, seed: int, progress: Any) ->
     run = open_run(of) if isinstance(of, (str, Path)) else of
     folder = run.path / SECTION
     if not (folder / ABOUT).is_file():
+        if not run.finished and SECTION in run.plan["studies"]:
+            raise ValueError(
+                f"Run {str(run.path)!r} is unfinished and has kept no patterns yet. Go on with it: "
+                "give its command again, with `--resume`."
+            )
         model, data = run.plan["model"]["name"], run.plan["data"]["name"]
         command = shlex.join(["headscope", "atlas", model, "--data", data])
         raise ValueError(f"Run {str(run.path)!r} has kept no patterns. Draw some with: {command}")
     known = Atlas.load(folder)
+    # What was drawn stays as it is: only the map is made anew.
+    kept = {name: known.about["options"][name] for name in ("samples", "side", "exemplars")}
+    how = replace(how, **kept)
     return make_atlas(known.patterns, known.exemplars, known.not_drawn, how, seed, progress)

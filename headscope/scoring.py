@@ -88,6 +88,12 @@ def score(
         graddrop, image_removal, answers,
     )  # fmt: skip
     scorer = Scorer.make(subject, how)
+    for study in scorer.studies:
+        if getattr(study, "makes_section_only", False):
+            raise AskedWrongly(
+                f"{study.name!r} makes no scores by itself, so `hs.score` has nothing to give. "
+                f"Use `hs.{study.name}`."
+            )
     tally = Tally(replicates=replicates, seed=seed)
     name = inputs_name(str(inputs)) if isinstance(inputs, (str, Path)) else ""
     skipped: dict[str, str] = {}

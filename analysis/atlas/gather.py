@@ -116,15 +116,21 @@ def sampled_heads(subject: Subject, samples: int) -> list[Head]:
 
 
 def _reached(subject: Subject, batches: Iterable[Batch]) -> dict[str, list[str]]:
-    """Tower -> ids of the examples with positions there; all, where positions are unknown."""
+    """Tower -> ids of the examples with positions there.
+
+    All of them, where no batch says anything of the tower's positions; a batch that says nothing
+    where another does has nothing for it to see.
+    """
+    everyone: list[str] = []
     found: dict[str, list[str]] = {tower: [] for tower in subject.towers}
+    told: set[str] = set()
     for batch in batches:
         ids = [example.id for example in batch.examples]
+        everyone += ids
         for tower, mine in found.items():
             tokens = batch.tokens.towers.get(tower)
-            if tokens is None or not len(tokens):
-                mine += ids
-                continue
-            rows = sorted(set(tokens.example[tokens.example >= 0].tolist()))
-            mine += [ids[row] for row in rows]
-    return found
+            if tokens is not None and len(tokens):
+                told.add(tower)
+                rows = sorted(set(tokens.example[tokens.example >= 0].tolist()))
+                mine += [ids[row] for row in rows]
+    return {tower: mine if tower in told else everyone for tower, mine in found.items()}

@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 STEADY = 0.8
 """Share of a head's patterns in one cluster from which it is called steady."""
 
+NO_CLUSTERS = "no clusters"
+"""Verdict of all heads where all patterns are in one cluster: nothing can be told."""
+
 FEWEST = 5
 """With fewer patterns than this a head is not judged."""
 
@@ -45,7 +48,8 @@ def head_mix(labels: NDArray[np.int64], samples: pd.DataFrame, seed: int) -> pd.
         ``null_low_nats`` and ``null_high_nats``, mean, 5 % and 95 % quantile under the null; ``p``,
         how often the null is as low; ``most``, the number of its most frequent cluster, and
         ``most_share``; ``verdict``: ``steady`` (at least 0.8 in one cluster),
-        ``content-dependent``, or ``too few patterns``.
+        ``content-dependent``,
+        ``too few patterns``, or ``no clusters`` where there is one cluster alone.
     """
     import pandas as pd
 
@@ -79,6 +83,7 @@ def head_mix(labels: NDArray[np.int64], samples: pd.DataFrame, seed: int) -> pd.
     made["most"] = known[most]
     made["most_share"] = top
     verdict = np.where(top >= STEADY, "steady", "content-dependent")
+    verdict = verdict if len(known) > 1 else NO_CLUSTERS
     made["verdict"] = np.where(many < FEWEST, "too few patterns", verdict)
     return made
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from analysis.atlas.atlas import SECTION, Atlas, make_atlas
 from analysis.atlas.exemplars import ExemplarOptions
 from analysis.atlas.gather import gather, sampled_heads
+from analysis.atlas.head_mix import NO_CLUSTERS
 from analysis.atlas.options import AtlasOptions
 from analysis.progress import Progress
 from analysis.scores import BatchScores
@@ -39,6 +40,7 @@ class AtlasStudy:
     seed: int = 0
     name: str = "atlas"
     section: str = SECTION
+    makes_section_only: bool = True
     atlas: Atlas | None = None
     progress: Progress = field(default_factory=Progress, repr=False)
 
@@ -74,9 +76,13 @@ class AtlasStudy:
 
 
 def head_lines(mix: pd.DataFrame, inputs: str) -> pd.DataFrame:
-    """``pattern_entropy`` and ``pattern_steadiness`` of each head, as lines of a head table."""
+    """``pattern_entropy`` and ``pattern_steadiness`` of each head, as lines of a head table.
+
+    Where a tower's patterns are one cluster, nothing can be told, and there are no lines.
+    """
     import pandas as pd
 
+    mix = mix[mix["verdict"] != NO_CLUSTERS]
     common = mix[["tower", "layer", "head"]].assign(
         variant="", inputs=inputs, ci_low=float("nan"), ci_high=float("nan"), n=mix["patterns"]
     )

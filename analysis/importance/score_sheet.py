@@ -49,7 +49,8 @@ class ScoreSheet:
         Args:
             values: ``[example head]``, sums over the example's reads.
             null: the same of the null; by default the mean of the layer's other heads.
-            counts: ``[example]``, another denominator than the number of reads.
+            counts: ``[example]`` or ``[example head]``, another denominator than the number of
+                reads.
         """
         why = self._unread(site.tower) if self._unread is not None else ""
         if why:
@@ -58,7 +59,8 @@ class ScoreSheet:
         values = values.double().cpu()
         heads = values.shape[1]
         count = self.counts if counts is None else counts.double().cpu()
-        count = (count * reached(self.batch, site.tower))[:, None].expand_as(values)
+        count = count if count.ndim == 2 else count[:, None]
+        count = (count * reached(self.batch, site.tower)[:, None]).expand_as(values)
         null_count = count
         if null is None:
             others = values.sum(1, keepdim=True) - values

@@ -108,6 +108,7 @@ class Study(Protocol):
     - a method ``lines(subject, inputs) -> DataFrame | None``: lines of the head table that are no
       sums over the user's examples, such as those of probes and of weights; asked for after
       `finish`, where there is a run folder;
+    - an attribute ``makes_section_only``, true where everything it gives is made by `finish`;
     - a method ``save(folder)``: files of its section that are no tables;
     - an attribute ``section``, the section of a run that its tables go to, ``importance`` without
       it;

@@ -18,9 +18,13 @@ from headscope.cli.options import (
 )
 
 _INTERRUPTED = 130
+_OF_MODELS = (
+    "data", "samples", "side", "exemplars", "measures", "limit", "batch_size", "out", "resume",
+)  # fmt: skip
 
 
 def atlas(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -88,6 +92,12 @@ def atlas(
 
     how = atlas_options(samples, side, space, clusters, exemplars)
     if (Path(model).expanduser() / PLAN).is_file():
+        given = [name for name in _OF_MODELS if _was_given(context, name)]
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise AskedWrongly(
+                f"`{option}` must come with a model: the patterns of a run are drawn already."
+            )
         _map_again(model, section, how, seed, as_json)
         return
     if section:
@@ -99,6 +109,11 @@ def atlas(
     subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
     data = data or default_data(subject)
     run_scoring(subject, data, out or default_folder(model, data), options, resume, as_json)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _map_again(folder: str, section: str, how: Any, seed: int, as_json: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headscope.cli.atlas_report import print_atlas
+from headscope.cli.atlas_report import SECTION as ATLAS
+from headscope.cli.atlas_report import atlas_record, print_atlas
 from headscope.cli.importance_report import print_importance, told_apart
 from headscope.cli.scan_report import is_difference, print_scan, scan_of, scan_record
 from headscope.cli.screen import (
@@ -131,6 +132,11 @@ def _touched(run: Run) -> list[dict[str, Any]]:
     return [record for manifest in manifests for record in manifest.get("touched", [])]
 
 
+def _atlas(run: Run) -> dict[str, Any]:
+    section = run.sections.get(ATLAS)
+    return {"atlas": atlas_record(section)} if section is not None and section.finished else {}
+
+
 def _record(run: Run) -> dict[str, Any]:
     from headscope.summary import summarise
 
@@ -153,5 +159,6 @@ def _record(run: Run) -> dict[str, Any]:
         "summary": [line.record() for lines in summarise(run.heads).values() for line in lines]
         if measured
         else [],
+        **_atlas(run),
         **({} if found is None else {"control": run.plan["control"], "scan": scan_record(found)}),
     }

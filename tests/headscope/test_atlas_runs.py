@@ -89,7 +89,15 @@ def test_shown_and_mapped_again(folder: Path, capsys: pytest.CaptureFixture[str]
     run = hs.open_run(folder)
     assert run.sections["atlas_3"].finished
     assert len(run.heads.lines("pattern_steadiness", inputs="repeats")) == 16
+    again = hs.open_run(folder).sections["atlas_3"].path / "atlas.json"
+    options = json.loads(again.read_text())["options"]
+    assert (options["samples"], options["side"], options["exemplars"]) == (384, 16, True)
     assert main(asked) == 1  # the section is taken
+    assert main(["atlas", str(folder), "--section", "atlas-4"]) == 1
+    assert main([*asked[:3], "other", "--side", "32"]) == 2
+    capsys.readouterr()
+    assert main(["show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["atlas"]["clusters"][0]["cluster"] == 0
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,25 @@ def test_a_run_without_patterns_says_what_to_run(tmp_path: Path, capsys: Any) ->
     said = capsys.readouterr().err
     assert "has kept no patterns. Draw some with: headscope atlas repeat-lm --data repeats" in said
     assert main(["atlas", str(out)]) == 2
+
+
+def test_examples_without_an_image_reach_no_vision_head_in_any_batch() -> None:
+    from probes.readers import read_examples
+
+    subject = hs.load("shapes-llava")
+    seen = list(read_examples("scenes", subject.kind, 6))
+    blind = [replace(e, id=f"blind-{e.id}", image=None, objects=()) for e in seen]
+    counts = []
+    for batches in ([[*seen, *blind]], [seen, blind]):
+        made = [subject.prepare(examples=part) for part in batches]
+        found = hs.atlas(subject, made, samples=44 * 12, side=16, clusters=2, exemplars=False)
+        counts.append(found.points.groupby("tower").size().to_dict())
+    assert counts[0] == counts[1] == {"vision": 12 * 6, "language": 32 * 12}
+
+
+def test_scores_alone_have_no_atlas() -> None:
+    with pytest.raises(ValueError, match="Use `hs.atlas`"):
+        hs.score(hs.load("repeat-lm"), "repeats", "atlas", limit=2)
 
 
 def test_towers_have_maps_of_their_own(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from torch import Tensor
 from probes.attention_call import Tile
 from probes.masks import MASKED_SCORE
 
+_SINK = 1e-5
+"""Below this a row that does not sum to 1 is rounding."""
+
 
 def removal_effects(tile: Tile, gradient: Tensor) -> Tensor:
     """Float32 ``[batch head row key]``: what removing each weight adds to the objective.
@@ -37,10 +40,15 @@ def removal_effects(tile: Tile, gradient: Tensor) -> Tensor:
 
 
 def _without(tile: Tile, where: Tensor) -> Tensor:
-    """The rows of a tile without one key, brought to sum 1; 0 where nothing else is there."""
+    """The rows of a tile without one key, brought to sum 1; 0 where nothing else is there.
+
+    What a row gives to a learned sink counts as a key that says nothing: it is brought up with the
+    others.
+    """
     if tile.scores is None:
+        sink = (1 - tile.pattern.sum(-1, keepdim=True)).clamp_min(0.0)
         left = tile.pattern.scatter(-1, where, 0.0)
-        total = left.sum(-1, keepdim=True)
+        total = left.sum(-1, keepdim=True) + sink.masked_fill(sink < _SINK, 0.0)
         return left / total.masked_fill(total == 0, 1.0)
     scores = tile.scores.scatter(-1, where, MASKED_SCORE)
     alone = scores.amax(-1, keepdim=True) <= MASKED_SCORE / 2

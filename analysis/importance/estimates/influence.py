@@ -103,12 +103,12 @@ def _add_spans(sheet: ScoreSheet, effect: Effect, site: Site, sums: InfluenceSum
     }
     for variant, (found, span) in spans.items():
         if found is not None:
-            (reach, _), (even, known) = span(found.values), span(found.null)
-            # An example of which this tower holds no pair of that kind has no span.
-            counts = known[:, 0].cpu()
-            null = even.expand_as(reach)
-            name = f"influence_span_{effect.name}"
-            sheet.add(site, name, variant, reach, null, variant=variant, counts=counts)
+            (reach, counts), (even, _) = span(found.values), span(found.null)
+            # A head has no span where it has no influence, such as on patches behind the last
+            # layer that a class token reads, and an example none without a pair of that kind.
+            if bool(counts.any()):
+                null, name = even.expand_as(reach), f"influence_span_{effect.name}"
+                sheet.add(site, name, variant, reach, null, variant=variant, counts=counts.cpu())
 
 
 def _curve(effect: Effect, site: Site, sums: InfluenceSums) -> Curve | None:

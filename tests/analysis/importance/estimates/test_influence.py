@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,10 +164,28 @@ def test_a_vision_tower_has_spans_in_patches_and_none_where_nothing_is_read() ->
         for i, c in enumerate(scores.columns)
         if (c.measure, c.variant, c.unit) == ("influence_span_cross_entropy", "patches", "patches")
     }
-    assert spans
+    layers = subject.towers["vision"].layers
+    # The class is read at CLS, so patches of the last layer have no influence on it, and no span.
+    assert {layer for layer, _ in spans} == set(range(layers - 1))
     for found in spans.values():
         assert bool(((found >= 0) & (found < 5)).all())
     assert ("vision", 0, "influence_cross_entropy") not in scores.curves
+
+
+def test_what_goes_to_a_learned_sink_is_brought_up_with_the_rest() -> None:
+    weights, sink = torch.tensor([1.0, 0.0, -1.0]).exp(), torch.tensor(3.0).exp()
+    gradient = torch.tensor([0.7, -0.4, 1.3])
+    pattern = (weights / (weights.sum() + sink))[None, None, None]
+    found = removal_effects(
+        SimpleNamespace(pattern=pattern, scores=None),  # pyright: ignore[reportArgumentType]
+        gradient[None, None, None],
+    )
+    whole = float((pattern.flatten() * gradient).sum())
+    for key in range(3):
+        left = weights.clone()
+        left[key] = 0
+        without = float((left / (left.sum() + sink) * gradient).sum())
+        assert float(found.flatten()[key]) == pytest.approx(without - whole, abs=1e-6)
 
 
 def test_it_is_a_study_and_survives_a_tally() -> None:
