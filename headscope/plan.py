@@ -151,6 +151,15 @@ def default_data(subject: Subject) -> str:
     return found
 
 
+def names_in(text: str) -> list[str]:
+    """Names that commas separate, without the spaces around them.
+
+    >>> names_in("entropy, z_norm,")
+    ['entropy', 'z_norm']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def inputs_name(data: str) -> str:
     """What the `inputs` column calls the data: a set's name, or a file's or folder's own."""
     return data if data.startswith("hf:") else Path(data).name or data

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headscope.plan import Options, inputs_name, make_plan
-from headscope.scanning import Report, read_set, run_scan
+from headscope.scanning import read_set, run_scan
 
 if TYPE_CHECKING:
     from analysis.importance.scans.options import ScanOptions
     from analysis.importance.scans.result import Scan
+    from analysis.progress import Listener
     from analysis.run_folder import Run, Section
     from headscope.scanning import PreparedSet
     from probes.subject import Subject
@@ -29,7 +30,7 @@ def scan_run(
     out: Path,
     how: ScanOptions,
     options: Options,
-    report: Report | None = None,
+    listener: Listener | None = None,
 ) -> Run:
     """Scan two data sets into the run folder ``out`` and open it.
 
@@ -49,8 +50,8 @@ def scan_run(
         for name, data in (("behaviour", behaviour), ("control", control))
     ]
     for prepared in sets:
-        prepared.report = report
-    found = run_scan(subject, sets[0], sets[1], how, options, report)
+        prepared.listener = listener
+    found = run_scan(subject, sets[0], sets[1], how, options, listener)
     plan = _plan(subject, (behaviour, control), sets, how, options)
     with RunFolder.begin(out, plan, resume=False) as folder:
         _write(folder, found, sets, started)

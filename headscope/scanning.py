@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from analysis.importance.behaviours.places import Where
     from analysis.importance.scans.options import ScanOptions, Side
     from analysis.importance.scans.result import Scan
+    from analysis.progress import Listener
     from probes.inputs import Batch, Example
     from probes.subject import Subject
 
     Inputs = str | Path | Batch | Sequence[str] | Sequence[Example] | Sequence[Batch]
-
-Report = Callable[[int, int, int], None]
-"""Called with done, total, skipped: examples of a pass, then examples times sets of heads."""
 
 
 def scan(
@@ -113,15 +111,19 @@ def run_scan(
     control: Any,
     how: ScanOptions,
     options: Options,
-    report: Report | None = None,
+    listener: Listener | None = None,
 ) -> Scan:
     """The scan itself, on batches or functions that give them."""
     from analysis.importance.scans.scan import scan as scan_batches
+    from analysis.progress import RUNS, Progress, Stage
     from headscope.scorer import study_options
 
+    stages: list[Stage] = []
+
     def judged(done: int, total: int) -> None:
-        if report is not None:
-            report(done, total, 0)
+        if not stages:
+            stages.append(Progress(listener).stage("without sets of heads", total, RUNS))
+        stages[0].reach(done, 0)
 
     subject.check_weights()
     with asked_wrongly():
@@ -174,7 +176,7 @@ class PreparedSet:
 
     Attributes:
         skipped: examples that the model cannot read, with the reason.
-        report: told how far a pass over the examples has come.
+        listener: told how far each pass over the examples has come.
     """
 
     subject: Subject
@@ -183,24 +185,24 @@ class PreparedSet:
     batch_size: int
     seed: int
     paired: bool
-    report: Report | None = None
+    listener: Listener | None = None
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self) -> Iterator[Batch]:
         """Batches of one half and then of the other, so that each half can be run by itself."""
         from analysis.importance.scans.two_sets import halves
+        from analysis.progress import Progress
 
         prefix = "" if self.paired else f"{self.name}:"
         first = halves([prefix + example.id for example in self.examples], self.seed)
-        done = 0
+        stage = Progress(self.listener).stage(f"the {self.name}", len(self.examples))
         for wanted in (True, False):
             some = [e for e, mine in zip(self.examples, first, strict=True) if mine == wanted]
             for batch in batches(self.subject, some, self.batch_size, self._skip):
                 yield batch
-                done += batch.size
-                if self.report is not None:
-                    self.report(done, len(self.examples), len(self.skipped))
-        if not done:
+                stage.reach(stage.done + batch.size, len(self.skipped))
+        stage.end()
+        if not stage.done:
             why = f": {self.skipped[0]['reason']}" if self.skipped else "."
             raise ValueError(f"None of the examples of the {self.name} can be read{why}")
 

@@ -21,6 +21,8 @@ _EVERY_VARIANT = {"role_mass", "vhd"}
 """Measures whose variants ask different questions, so that a short table shows them all."""
 _SHARE, _FORCED = "share", 0.999
 """Shares whose null is at least this say nothing: there is no other place to look."""
+_ROUNDING = 1e-6
+"""Nulls below are what float32 leaves of 0, such as the difference of two mean cosines."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class SummaryLine:
         return [
             self.name,
             self.unit,
-            plain(self.null) if self.null == self.null else "–",
+            plain(0.0 if abs(self.null) < _ROUNDING else self.null)
+            if self.null == self.null
+            else "–",
             plain(self.median),
             *self._highest(heads),
         ]

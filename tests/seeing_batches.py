@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import tiny_models as tiny
 import torch
 from planting import planted, scene
 from torch import Tensor
 
+from probes.attention_call import AttentionCall
+from probes.capture import capture
+from probes.edits.apply import edit
 from probes.inputs import Batch
 from probes.subject import Subject
 
@@ -58,6 +64,34 @@ def alone(subject: Subject) -> list[dict[str, Tensor]]:
         tensors = subject.prepare([text], [picture]).tensors
         made.append({name: tensors[name] for name in ("input_ids", "pixel_values")})
     return made
+
+
+@contextmanager
+def short_tiles(few: int = 5) -> Iterator[None]:
+    """Patterns are read in tiles of so few rows, where nothing else is asked for."""
+    plain = AttentionCall.tiles
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            AttentionCall, "tiles", lambda call, *, rows=None: plain(call, rows=rows or few)
+        )
+        yield
+
+
+def assert_tiles_change_nothing(subject: Subject, method: Any, layers: Sequence[int]) -> None:
+    """Under an edit, rows of real queries sum to one, and short tiles give the same logits."""
+    batch = three(subject)
+    with edit(subject, method) as (whole,):
+        once = capture(subject, batch, patterns="language.*")
+    real = ~batch.tokens["language"].has_role("pad").view(3, -1)
+    for layer in layers:
+        pattern = once.pattern(f"language.L{layer}")
+        assert isinstance(pattern, Tensor)
+        sums = pattern.sum(-1).transpose(1, 2)[real]
+        assert torch.allclose(sums, torch.ones_like(sums), atol=1e-6)
+    with short_tiles(), edit(subject, method) as (tiled,):
+        again = capture(subject, batch, patterns="language.*")
+    assert torch.allclose(again.output.logits, once.output.logits, atol=1e-6)
+    assert tiled.fired > whole.fired and tiled.touched == whole.touched > 0
 
 
 class Logits:

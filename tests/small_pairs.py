@@ -7,7 +7,6 @@ from typing import Any
 from probes.inputs import Example
 from probes.subject import Subject
 from tests import tiny_models as tiny
-from tests.probes.test_tap import sharp
 
 TEXTS = (
     ("p0", "a b c d e", "a b f d e", "g", "h"),
@@ -28,9 +27,9 @@ def examples(count: int = len(TEXTS)) -> list[Example]:
 
 def llama(side: str = "left", **changes: Any) -> Subject:
     """Three layers, six query heads on two key heads, weights large enough to matter."""
-    return Subject(sharp(tiny.llama(**changes)), tiny.tokenizer(side))
+    return Subject(tiny.sharp(tiny.llama(**changes)), tiny.tokenizer(side))
 
 
 def gpt2(side: str = "left", **changes: Any) -> Subject:
     """Two layers, three heads; queries, keys and values from one fused projection."""
-    return Subject(sharp(tiny.gpt2(**changes)), tiny.tokenizer(side))
+    return Subject(tiny.sharp(tiny.gpt2(**changes)), tiny.tokenizer(side))

@@ -129,6 +129,29 @@ def random_call(
     return call
 
 
+def packed_call(
+    lengths: tuple[int, int], *, heads: int = 3, causal: bool = True
+) -> tuple[AttentionCall, TowerTokens]:
+    """Texts of two examples packed in one row, as without padding; neither sees the other."""
+    first, second = lengths
+    width = max(lengths)
+    tokens = text_tokens([list(range(length)) for length in lengths], width=width)
+    keep = torch.cat([torch.arange(first), torch.arange(width, width + second)])
+    columns = {
+        name: getattr(tokens, name)[keep]
+        for name in ("role", "ids", "image", "tile", "row", "column", "box")
+    }
+    example = torch.tensor([0] * first + [1] * second)
+    starts = torch.tensor([0, first, first + second])
+    packed = TowerTokens(tower="language", starts=starts, example=example, **columns)
+    one_row = replace(packed, starts=torch.tensor([0, first + second]))
+    base = random_call(one_row, heads=heads, causal=False)
+    allowed = example[:, None] == example
+    index = torch.arange(first + second)[None]
+    mask = replace(base.mask, tensor=allowed.tril() if causal else allowed)
+    return replace(base, mask=mask, query_index=index, key_index=index), packed
+
+
 def scored(
     calls: AttentionCall | list[AttentionCall],
     tokens: TowerTokens | list[TowerTokens] | None,

@@ -9,6 +9,12 @@ import torch
 
 WORDS = [*"abcdefghij", "the", "cat", "sat", "on", "a", "mat", "describe", "image", ".", "?"]
 IMAGE_TOKEN = "<image>"
+IMAGE_PROMPTS = (
+    "a b <image> describe the cat on a mat ?",
+    "sat <image> cat",
+    "<image> the image b c e",
+)
+"""Of different lengths, with words before, behind, and on both sides of the image."""
 
 
 def tokenizer(side: str = "right") -> Any:
@@ -147,6 +153,14 @@ def resnet() -> Any:
     torch.manual_seed(23)
     config = ResNetConfig(embedding_size=6, hidden_sizes=[6, 10], depths=[1, 1], num_labels=7)
     return ResNetForImageClassification(config).eval()
+
+
+def sharp(model: Any) -> Any:
+    """The model with queries and keys large enough for patterns far from uniform."""
+    for name, weight in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name or "c_attn" in name:
+            weight.data.mul_(9)
+    return model
 
 
 def saved(folder: Path, model: Any, *parts: Any) -> str:

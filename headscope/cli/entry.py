@@ -16,11 +16,12 @@ from headscope.cli.evaluate import evaluate
 from headscope.cli.generate import generate
 from headscope.cli.inspect import inspect
 from headscope.cli.models import models
+from headscope.cli.resuming import INTERRUPTED
 from headscope.cli.scan import scan
 from headscope.cli.score import score
 from headscope.cli.show import show
 
-DONE, COULD_NOT, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+DONE, COULD_NOT, ASKED_WRONGLY = 0, 1, 2
 DEBUG = "HEADSCOPE_DEBUG"
 
 app = typer.Typer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +13,17 @@ from headscope.cli.options import (
     Dtype,
     Edits,
     Json,
+    Limit,
     Model,
+    Out,
+    Resume,
     Revision,
+    Strict,
     TrustRemoteCode,
     load_subject,
+    read_vocabulary,
 )
-
-_INTERRUPTED = 130
+from headscope.cli.resuming import command_to_go_on, interruptible, refuse_resume_without
 
 
 def evaluate(
@@ -75,7 +78,7 @@ def evaluate(
     continuation: Annotated[
         str, typer.Option(help="See --probe; a space in front of it is part of it.")
     ] = "",
-    limit: Annotated[int | None, typer.Option(help="Use the first so many examples.")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(help="Prompts that are answered together.")] = 8,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Of an answer. Default: chair 128, pope 8.")
@@ -83,15 +86,9 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Of the bootstrap, the controls and pope's random objects.")
     ] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first example that cannot be used.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. Default: runs/MODEL-DATA-TIME.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished evaluation in --out.")
-    ] = False,
+    strict: Strict = False,
+    out: Out = None,
+    resume: Resume = False,
     as_json: Json = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -108,8 +105,7 @@ def evaluate(
     from headscope.evaluating.evaluation_plan import EvaluationOptions
     from headscope.plan import AskedWrongly, default_folder
 
-    if resume and out is None:
-        raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished evaluation.")
+    refuse_resume_without(out, resume)
     if bool(probe) != bool(continuation):
         raise AskedWrongly("`--probe` and `--continuation` go together. Give both or neither.")
     how = EvaluationOptions(
@@ -130,15 +126,6 @@ def evaluate(
     data = data or _default_data(subject)
     out = out or default_folder(model, data)
     _run(subject, data, task, edit or (), how, out, resume, as_json)
-
-
-def read_vocabulary(synonyms: Path | None) -> Any:
-    """The vocabulary in a user's file, None without one."""
-    if synonyms is None:
-        return None
-    from analysis.hallucination.vocabulary import Vocabulary
-
-    return Vocabulary.read(synonyms)
 
 
 def _default_data(subject: Any) -> str:
@@ -162,32 +149,19 @@ def _run(
     resume: bool,
     as_json: bool,
 ) -> None:
-    from analysis.atomic_file import DiskFull
     from headscope.cli.evaluation_report import print_evaluation
-    from headscope.cli.screen import note, progress
+    from headscope.cli.screen import progress
     from headscope.evaluation import evaluate as run
 
-    try:
-        with progress(f"{subject.name} on {data}") as show_progress:
-            found = run(
-                subject, data, task, edits, how, out=out, resume=resume, progress=show_progress
-            )
-    except KeyboardInterrupt:
-        note(f"Interrupted; {_how_to_go_on(out)}")
-        raise typer.Exit(_INTERRUPTED) from None
-    except DiskFull as error:
-        raise DiskFull(f"{error} After that, {_how_to_go_on(out)}") from error
+    title = f"{subject.name} on {data}"
+    with interruptible(lambda: _what_is_safe(out)), progress(title) as show_progress:
+        found = run(subject, data, task, edits, how, out=out, resume=resume, progress=show_progress)
     print_evaluation(found, as_json)
 
 
-def _how_to_go_on(out: Path) -> str:
-    import shlex
-
+def _what_is_safe(out: Path) -> str:
     from headscope.evaluating.evaluation_folder import answered
 
     if not answered(out):
         return "nothing was answered yet: start again."
-    given = [word for word in sys.argv[1:] if word != "--resume"]
-    if not any(word == "--out" or word.startswith("--out=") for word in given):
-        given += ["--out", str(out)]
-    return f"what was answered is safe in {out}, go on with: headscope {shlex.join(given)} --resume"
+    return f"what was answered is safe in {out}, go on with: {command_to_go_on(out)}"

@@ -18,6 +18,7 @@ from headscope.cli.options import (
     Revision,
     TrustRemoteCode,
     load_subject,
+    read_vocabulary,
 )
 
 _INDENT = 2
@@ -64,18 +65,17 @@ def generate(
     An edit is NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE; + joins several items of a value, as
     in zero:heads=language.L3H5+language.L4.
     """
-    from headscope.cli.evaluate import read_vocabulary
     from headscope.cli.screen import print_json, waiting
     from headscope.evaluating.conditions import conditions_of
     from headscope.generation import generate as write
-    from headscope.plan import AskedWrongly
+    from headscope.plan import AskedWrongly, names_in
 
     if max_new_tokens < 1:
         raise AskedWrongly(f"`--max-new-tokens` must be at least 1, got {max_new_tokens}.")
     conditions_of(edit or (), 0, 0)  # a misspelt edit is said before the model is loaded
     vocabulary = read_vocabulary(synonyms)
     subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
-    there = [name.strip() for name in objects.split(",") if name.strip()] if objects else None
+    there = names_in(objects) if objects else None
     with waiting(f"{subject.name} writes"):
         found = write(
             subject,

@@ -45,10 +45,12 @@ def inspect(
         columns = ("tower", ">layers", ">heads", ">kv heads", ">head width", "pattern from")
         rows = [_tower_row(name, tower) for name, tower in found["towers"].items()]
         print_table("Towers", columns, rows)
+        print_lines("")
     anatomy = [[name, verdict] for name, verdict in found["anatomy"].items()]
     print_table("Anatomy", ("part", "verified"), anatomy)
     if found["refused"]:
         rows = [[refusal["path"], refusal["reason"]] for refusal in found["refused"]]
+        print_lines("")
         print_table("Cannot be captured", ("where", "why"), rows)
 
 

@@ -7,7 +7,7 @@ from headscope.cli.options import Json
 
 def models(as_json: Json = False) -> None:
     """List the bundled models and input sets."""
-    from headscope.cli.screen import print_json, print_table
+    from headscope.cli.screen import print_json, print_lines, print_table
     from probes.bundled import bundled_models, bundled_sets
 
     found, sets = bundled_models(), bundled_sets()
@@ -36,6 +36,7 @@ def models(as_json: Json = False) -> None:
         ["name", "kind", "default set", "about"],
         [[m.name, m.kind, m.default_set, m.about] for m in found.values()],
     )
+    print_lines("")
     print_table(
         "Input sets",
         ["name", "kind", ">n", "about"],

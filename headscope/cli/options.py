@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,24 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A bundled set, a folder of images, a text file, a JSONL, or hf:NAME:SPLIT. "
+        "Default: the bundled set that fits."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Read at most so many examples.")]
+BatchSize = Annotated[int, typer.Option(help="Examples per forward.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first example that cannot be used.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-DATA-TIME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")]
+Label = Annotated[
+    str, typer.Option(help="Field of the data with the class, or predicted: the model's own.")
+]
+Draws = Annotated[int, typer.Option(help="Donors per example of resample ablation.")]
 Edits = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,6 +72,15 @@ TrustRemoteCode = Annotated[
         rich_help_panel="Loading the model",
     ),
 ]
+
+
+def read_vocabulary(synonyms: Path | None) -> Any:
+    """The vocabulary in a user's file, None without one."""
+    if synonyms is None:
+        return None
+    from analysis.hallucination.vocabulary import Vocabulary
+
+    return Vocabulary.read(synonyms)
 
 
 def load_subject(

@@ -8,17 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from headscope.cli.options import (
+    BatchSize,
     Device,
     DeviceMap,
+    Draws,
     Dtype,
     Json,
+    Label,
     Model,
     Revision,
     TrustRemoteCode,
     load_subject,
 )
-
-_INTERRUPTED = 130
+from headscope.cli.resuming import interruptible
 
 
 def scan(
@@ -75,15 +77,12 @@ def scan(
     ablation: Annotated[
         str, typer.Option(help="What stands in for a head: zero, mean, mean:role or resample.")
     ] = "mean",
-    label: Annotated[
-        str,
-        typer.Option(help="Field of the data with the class, or predicted: the model's own."),
-    ] = "",
-    draws: Annotated[int, typer.Option(help="Donors per example of resample ablation.")] = 5,
+    label: Label = "",
+    draws: Draws = 5,
     limit: Annotated[
         int | None, typer.Option(help="Read at most so many examples of each set.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
+    batch_size: BatchSize = 8,
     seed: Annotated[
         int, typer.Option(help="Of splits, halves, random heads, the bootstrap and donors.")
     ] = 0,
@@ -99,13 +98,13 @@ def scan(
 ) -> None:
     """Compare every head on a behaviour and a control, and take the farthest away."""
     from analysis.importance.scans.options import ScanOptions
-    from headscope.plan import Options, default_data, default_folder, inputs_name
+    from headscope.plan import Options, default_data, default_folder, inputs_name, names_in
     from headscope.scanning import asked_wrongly, refuse_same, refuse_unknown
 
     words: Any = {"where": where, "side": side}  # what these may be is checked there
     with asked_wrongly():
         how = ScanOptions(
-            measure, variant, tuple(_names(towers)), last=last, paired=paired, top=_sizes(top),
+            measure, variant, tuple(names_in(towers)), last=last, paired=paired, top=_sizes(top),
             randoms=randoms, permutations=permutations, **words,
         )  # fmt: skip
     options = Options(
@@ -124,28 +123,22 @@ def scan(
 def _run(
     subject: Any, data: str, control: str, out: Path, how: Any, options: Any, as_json: bool
 ) -> None:
+    from headscope.cli.progress_bars import stages
     from headscope.cli.run_report import print_run
-    from headscope.cli.screen import note, progress
     from headscope.scan_run import scan_run
 
-    try:
-        with progress(f"{subject.name} on {data} against {control}") as report:
-            run = scan_run(subject, data, control, out, how, options, report)
-    except KeyboardInterrupt:
-        note("Interrupted; nothing was written: start again.")
-        raise typer.Exit(_INTERRUPTED) from None
+    title = f"{subject.name} on {data} against {control}"
+    left = "nothing was finished: start again."
+    with interruptible(lambda: left), stages(title) as listener:
+        run = scan_run(subject, data, control, out, how, options, listener)
     print_run(run, as_json)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _sizes(text: str) -> tuple[int, ...]:
-    from headscope.plan import AskedWrongly
+    from headscope.plan import AskedWrongly, names_in
 
     try:
-        sizes = tuple(int(word) for word in _names(text))
+        sizes = tuple(int(word) for word in names_in(text))
     except ValueError as error:
         raise AskedWrongly(
             f"`--top` must be numbers of heads separated by commas, such as 1,2,4, got {text!r}."

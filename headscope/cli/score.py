@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from headscope.cli.options import (
+    BatchSize,
+    Data,
     Device,
     DeviceMap,
+    Draws,
     Dtype,
     Json,
+    Label,
+    Limit,
     Model,
+    Out,
+    Resume,
     Revision,
+    Strict,
     TrustRemoteCode,
     load_subject,
 )
-
-_INTERRUPTED = 130
+from headscope.cli.resuming import command_to_go_on, interruptible, refuse_resume_without
 
 
 def score(
     model: Model,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundled set, a folder of images, a text file, a JSONL, or hf:NAME:SPLIT. "
-            "Default: the bundled set that fits."
-        ),
-    ] = None,
+    data: Data = None,
     measures: Annotated[
         str,
         typer.Option(
@@ -53,11 +53,8 @@ def score(
             "mean_pattern or knock_out:text->image."
         ),
     ] = "mean",
-    label: Annotated[
-        str,
-        typer.Option(help="Field of the data with the class, or predicted: the model's own."),
-    ] = "",
-    draws: Annotated[int, typer.Option(help="Donors per example of resample ablation.")] = 5,
+    label: Label = "",
+    draws: Draws = 5,
     copies: Annotated[
         int, typer.Option(help="Ablated copies of a batch run at once; more may pay on a GPU.")
     ] = 1,
@@ -74,21 +71,15 @@ def score(
             help="For vhd: read given answers, the model's own, or auto: own if objects are known."
         ),
     ] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
+    limit: Limit = None,
+    batch_size: BatchSize = 8,
     seed: Annotated[
         int,
         typer.Option(help="Of the bootstrap, and of what studies draw (donors, shuffled targets)."),
     ] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first example that cannot be scored.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-DATA-TIME.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
-    ] = False,
+    strict: Strict = False,
+    out: Out = None,
+    resume: Resume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print size, memory and time; write nothing.")
     ] = False,
@@ -100,11 +91,10 @@ def score(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score every head of a model on some data."""
-    from headscope.plan import AskedWrongly, Options, default_data, default_folder
+    from headscope.plan import Options, default_data, default_folder
     from headscope.scorer import chosen_measures, chosen_studies, split_names
 
-    if resume and out is None:
-        raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
+    refuse_resume_without(out, resume)
     how = Options(
         measures,
         limit,
@@ -134,39 +124,24 @@ def score(
 
 def run_scoring(subject: Any, data: str, out: Path, how: Any, resume: bool, as_json: bool) -> None:
     """Score into a run folder and print it; says how to go on after Ctrl-C or a full disk."""
-    from analysis.atomic_file import DiskFull
     from headscope.cli.progress_bars import stages
     from headscope.cli.run_report import print_run
-    from headscope.cli.screen import note
     from headscope.runs import score_run
 
-    try:
-        with stages(f"{subject.name} on {data}") as show_progress:
-            run = score_run(subject, data, out, how, resume=resume, progress=show_progress)
-    except KeyboardInterrupt:
-        note(f"Interrupted; {_how_to_go_on(out)}")
-        raise typer.Exit(_INTERRUPTED) from None
-    except DiskFull as error:
-        raise DiskFull(f"{error} After that, {_how_to_go_on(out)}") from error
+    title = f"{subject.name} on {data}"
+    with interruptible(lambda: _what_is_safe(out)), stages(title) as show_progress:
+        run = score_run(subject, data, out, how, resume=resume, progress=show_progress)
     print_run(run, as_json)
 
 
-def _how_to_go_on(out: Path) -> str:
-    import shlex
-
+def _what_is_safe(out: Path) -> str:
     from analysis.run_files import PLAN
     from analysis.run_folder import open_run
 
     done, total = open_run(out).shards if (out / PLAN).exists() else (0, 0)
     if done == 0:
         return "nothing was scored yet: start again."
-    given = [word for word in sys.argv[1:] if word != "--resume"]
-    if not any(word == "--out" or word.startswith("--out=") for word in given):
-        given += ["--out", str(out)]
-    return (
-        f"{done} of {total} shards are safe in {out}, go on with: "
-        f"headscope {shlex.join(given)} --resume"
-    )
+    return f"{done} of {total} shards are safe in {out}, go on with: {command_to_go_on(out)}"
 
 
 def _print_estimate(subject: Any, data: str, how: Any, as_json: bool) -> None:

@@ -34,13 +34,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        header_style="dim",
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for number, name in enumerate(columns, start=1):
         right = name.startswith(">")
         fold = wraps and number == len(columns)
@@ -54,6 +48,7 @@ def print_table(
         table.add_row(*(Text(cell) for cell in row))
     screen = console()
     with screen.capture() as captured:
+        screen.print(Text(title, style="bold"))  # rich would break it to the width of the table
         screen.print(table)
     print_lines(*(line.rstrip() for line in captured.get().rstrip().splitlines()))
 

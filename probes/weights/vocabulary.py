@@ -82,7 +82,7 @@ def vocabulary_of(subject: Subject) -> Vocabulary | str:
             f"No map from the residual stream of {subject.name!r} to words was verified, so "
             "nothing is told of words."
         )
-    embedding = _embedding(subject.model)
+    embedding = _table(input_embedding(subject.model))
     if embedding is None:
         return f"{subject.name!r} has no table of word embeddings that could be found."
     unembedding = subject.model.get_submodule(anatomy.unembedding)
@@ -104,15 +104,22 @@ def vocabulary_of(subject: Subject) -> Vocabulary | str:
     return Vocabulary(tower, embedding, norm, unembedding, gain)
 
 
-def _embedding(model: Any) -> Tensor | None:
-    find = getattr(model, "get_input_embeddings", None)
+def input_embedding(model: nn.Module) -> nn.Module | None:
+    """The module that a model names as its input embedding, `None` where it names none.
+
+    That is the table of words where there are words; vision models may name their patch embedding.
+    transformers raises an error for what has neither, such as a CNN, or several, such as CLIP.
+    """
+    find: Any = getattr(model, "get_input_embeddings", None)
     try:
-        module = find() if find is not None else None
+        return None if find is None else find()
     except (NotImplementedError, AttributeError):
         return None
+
+
+def _table(module: nn.Module | None) -> Tensor | None:
     weight = getattr(module, "weight", None)
-    known = isinstance(weight, Tensor) and weight.ndim == 2
-    return weight.detach() if known else None  # pyright: ignore[reportOptionalMemberAccess]
+    return weight.detach() if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def _rows(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
+from stopped_runs import stopped_after
 
 from analysis.importance.leave_one_out import Ablation
 from analysis.run_folder import open_run
@@ -77,18 +78,8 @@ def test_agreement_has_a_line_for_every_estimate_with_chance_beside_it(run):
 
 def test_an_interrupted_study_goes_on_and_gives_the_same(subject, tmp_path, monkeypatch, run):
     monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 3)
-    real, calls = Scorer.score, []
-
-    def stopped(*arguments):
-        calls.append(arguments)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Scorer, "score", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         score_run(subject, "repeats", tmp_path / "run", HOW)
-    monkeypatch.setattr(Scorer, "score", real)
     assert open_run(tmp_path / "run").shards == (1, 2)
     again = score_run(subject, "repeats", tmp_path / "run", HOW, resume=True)
     for measure in ("importance_cross_entropy", "direct_logit"):
@@ -197,17 +188,7 @@ def test_another_ablation_is_another_plan(subject, tmp_path, monkeypatch):
 
     monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 2)
     how = Options("importance", limit=4, batch_size=2, ablation="zero")
-    real = Scorer.score
-    calls = []
-
-    def stopped(*arguments):
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Scorer, "score", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         score_run(subject, "repeats", tmp_path / "run", how)
     other = Options("importance", limit=4, batch_size=2, ablation="mean")
     with pytest.raises(RunError, match="ablation was 'zero', now 'mean'"):

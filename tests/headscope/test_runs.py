@@ -5,13 +5,13 @@ import json
 
 import pandas as pd
 import pytest
+from stopped_runs import stopped_after
 
 from analysis import atomic_file
 from analysis.atomic_file import DiskFull
 from analysis.run_folder import RunError, open_run
 from headscope.plan import AskedWrongly, Options
 from headscope.runs import score_run
-from headscope.scorer import Scorer
 from headscope.scoring import score
 
 
@@ -33,19 +33,6 @@ def texts(tmp_path):
 def small_shards(monkeypatch):
     monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 2)
     return Options(measures="entropy,previous_token,z_norm", batch_size=2)
-
-
-def _stop_after(monkeypatch, batches, error):
-    """Make scoring raise after so many batches."""
-    real, calls = Scorer.score, []
-
-    def stopped(*arguments):
-        calls.append(arguments)
-        if len(calls) > batches:
-            raise error
-        return real(*arguments)
-
-    monkeypatch.setattr(Scorer, "score", stopped)
 
 
 def test_a_run_holds_what_the_design_says(subject, few, tmp_path):
@@ -81,14 +68,11 @@ def test_batch_size_changes_little(subject, few):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("cable pulled")])
 def test_an_interrupted_run_goes_on_to_the_same_table(
-    subject, texts, small_shards, tmp_path, monkeypatch, error
+    subject, texts, small_shards, tmp_path, error
 ):
     whole = score_run(subject, texts, tmp_path / "whole", small_shards)
-    _stop_after(monkeypatch, 2, error)
-    with pytest.raises(type(error)):
+    with stopped_after(2, error):
         score_run(subject, texts, tmp_path / "cut", small_shards)
-    monkeypatch.undo()
-    monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 2)
     part = open_run(tmp_path / "cut")
     assert not part.finished
     assert part.shards == (2, 4)
@@ -107,11 +91,9 @@ def test_an_interrupted_run_goes_on_to_the_same_table(
     pd.testing.assert_frame_equal(again.heads.frame, whole.heads.frame)
 
 
-def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp_path, monkeypatch):
-    _stop_after(monkeypatch, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
+def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp_path):
+    with stopped_after(1):
         score_run(subject, texts, tmp_path / "run", small_shards)
-    monkeypatch.undo()
     other = Options(measures="entropy", batch_size=2, seed=3)
     with pytest.raises(RunError, match="has another plan: measures was .* seed was 0, now 3"):
         score_run(subject, texts, tmp_path / "run", other, resume=True)
@@ -120,10 +102,8 @@ def test_resuming_with_another_plan_is_refused(subject, texts, small_shards, tmp
 def test_resuming_with_other_weights_is_refused(
     subject, texts, small_shards, tmp_path, monkeypatch
 ):
-    _stop_after(monkeypatch, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         score_run(subject, texts, tmp_path / "run", small_shards)
-    monkeypatch.undo()
     weight = next(p for p in subject.model.parameters() if p.ndim == 2)
     monkeypatch.setattr(weight, "data", weight.data + 0.5)
     with pytest.raises(RunError, match="has another plan: model.weights was"):

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from analysis.importance.scans.options import ScanOptions
 from headscope.cli import main
+from headscope.plan import Options
+from headscope.scan_run import scan_run
 
 FEW = ["--limit", "12", "--top", "1,2", "--randoms", "3", "--permutations", "199"]
 SCAN = ["scan", "repeat-lm", "--data", "repeats", "--control", "unrepeated", *FEW]
@@ -46,6 +49,25 @@ def test_the_same_as_json(made, capsys):
     assert {"ci_low", "ci_high", "null_low", "null_high", "p", "q"} <= set(first)
     assert [line["k"] for line in scan["excess"]["behaviour"]] == [1, 2]
     assert scan["how"]["paired"] is True and scan["examples"] == [12, 12]
+
+
+def test_each_pass_is_told_as_a_stage_of_its_own(subject, tmp_path):
+    heard = {}
+
+    def listen(stage):
+        heard.setdefault((stage.name, stage.unit), []).append((stage.done, stage.total))
+
+    how = ScanOptions(paired=True, top=(1,), randoms=2, permutations=99)
+    scan_run(subject, "repeats", "unrepeated", tmp_path / "run", how, Options(limit=11), listen)
+    assert set(heard) == {
+        ("the behaviour", "examples"),
+        ("the control", "examples"),
+        ("without sets of heads", "runs"),
+    }
+    assert all(done <= total for told in heard.values() for done, total in told)
+    assert all(told[-1][0] == told[-1][1] for told in heard.values())
+    assert {total for _, total in heard["the behaviour", "examples"]} == {11}
+    assert heard["without sets of heads", "runs"][-1][1] > 11
 
 
 def test_nothing_is_taken_away_where_that_was_asked(tmp_path, capsys):

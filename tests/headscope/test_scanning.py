@@ -82,7 +82,7 @@ def test_a_scan_is_read_back_from_its_run(subject: Any, tmp_path: Path) -> None:
         tmp_path / "run",
         how,
         options,
-        lambda *at: told.append(at),
+        lambda at: told.append((at.done, at.total, at.skipped)),
     )
     assert run.finished and run.altered() == []
     assert [item["id"] for item in run.skipped] == ["behaviour:long"]

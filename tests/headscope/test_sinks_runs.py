@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from stopped_runs import stopped_after
 
 from analysis.run_folder import open_run
 from headscope.cli import main
 from headscope.plan import Options
 from headscope.runs import score_run
-from headscope.scorer import Scorer
 from probes.loading import load
 
 HOW = Options("sinks", limit=9, batch_size=4, replicates=20)
@@ -50,18 +50,8 @@ def test_what_is_printed_names_dimensions_tokens_and_heads(run, capsys):
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(llava, run, tmp_path, monkeypatch):
     monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 4)
-    real, calls = Scorer.score, []
-
-    def stopped(*arguments):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Scorer, "score", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(2):
         score_run(llava, "scenes", tmp_path / "run", HOW)
-    monkeypatch.setattr(Scorer, "score", real)
     score_run(llava, "scenes", tmp_path / "run", HOW, resume=True)
     again = open_run(tmp_path / "run")
     pd.testing.assert_frame_equal(again.heads.frame, run.heads.frame, rtol=1e-4, atol=1e-6)

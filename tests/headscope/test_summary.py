@@ -63,3 +63,11 @@ def test_titles_and_names(lines):
     assert inputs_name("/data/my photos/") == "my photos"
     name = default_folder("org/model-7b", "/data/my photos/").name
     assert name.startswith("model-7b-my-photos-")
+
+
+@pytest.mark.parametrize(("null", "shown"), [(-4.8e-7, "0"), (3e-6, "3e-06"), (-0.02, "-0.0200")])
+def test_rounding_around_a_null_of_zero_is_not_shown(null, shown):
+    rows = [_line(head, "block", "", 0.1 * head, null, "cosine") for head in range(3)]
+    for row in rows:
+        row["null_high"] = null
+    assert summarise(HeadTable(pd.DataFrame(rows)))["language"][0].cells()[2] == shown

@@ -6,12 +6,12 @@ import json
 
 import pandas as pd
 import pytest
+from stopped_runs import stopped_after
 
 from analysis.run_folder import open_run
 from headscope.cli import main
 from headscope.plan import Options
 from headscope.runs import score_run
-from headscope.scorer import Scorer
 from probes.loading import load
 
 HOW = Options("vhd", limit=12, batch_size=4, replicates=20)
@@ -54,18 +54,8 @@ def test_beside_another_study_each_has_its_section(llava, tmp_path):
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(llava, run, tmp_path, monkeypatch):
     monkeypatch.setattr("headscope.batching._SHARD_EXAMPLES", 4)
-    real, calls = Scorer.score, []
-
-    def stopped(*arguments):
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Scorer, "score", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         score_run(llava, "scenes-broken", tmp_path / "run", HOW)
-    monkeypatch.setattr(Scorer, "score", real)
     assert open_run(tmp_path / "run").shards == (1, 3)
     again = score_run(llava, "scenes-broken", tmp_path / "run", HOW, resume=True)
     for name in ("tokens", "token_groups"):

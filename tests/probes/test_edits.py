@@ -12,12 +12,14 @@ from probes.edits.apply import available_edits, edit
 from probes.subject import Subject
 from probes.tap import TapError
 from tests import tiny_models as tiny
-from tests.probes.test_tap import IDS, LEFT, sharp
+from tests.probes.test_tap import IDS, LEFT
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    return Subject(sharp(tiny.llama(attn_implementation=request.param)), tiny.tokenizer("left"))
+    return Subject(
+        tiny.sharp(tiny.llama(attn_implementation=request.param)), tiny.tokenizer("left")
+    )
 
 
 def logits(subject: Subject, *changes: object) -> Tensor:

@@ -24,7 +24,7 @@ from probes.z_forward import differentiating, z_forward
 from tests import tiny_models as tiny
 from tests.parity.families import FAMILIES
 from tests.parity.measure import subject_of
-from tests.probes.test_tap import IDS, LEFT, hooks, sharp
+from tests.probes.test_tap import IDS, LEFT, hooks
 
 RIGHT = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
 
@@ -36,7 +36,9 @@ def last_logit(output: Any) -> Tensor:
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    return Subject(sharp(tiny.llama(attn_implementation=request.param)), tiny.tokenizer("left"))
+    return Subject(
+        tiny.sharp(tiny.llama(attn_implementation=request.param)), tiny.tokenizer("left")
+    )
 
 
 def masked(subject: Subject, batch: Any, head: str, objective: Callable[[Any], Tensor]) -> Tensor:
@@ -78,7 +80,7 @@ def test_mask_gradient_is_that_of_autograd_through_a_scale(
 
 def test_gradient_is_that_of_finite_differences() -> None:
     # GPT-2 computes in the dtype of its weights throughout; Llama's norms would round.
-    subject = Subject(sharp(tiny.gpt2()).double(), tiny.tokenizer("left"))
+    subject = Subject(tiny.sharp(tiny.gpt2()).double(), tiny.tokenizer("left"))
     batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)
 
     def objective(output: Any) -> Tensor:
@@ -157,7 +159,7 @@ def test_calls_come_with_what_the_pattern_needs(subject: Subject) -> None:
 
 def test_gradient_at_the_pattern_is_gradient_times_values() -> None:
     """Against autograd through an eager model's own attention probabilities."""
-    model = sharp(tiny.llama(attn_implementation="eager"))
+    model = tiny.sharp(tiny.llama(attn_implementation="eager"))
     subject = Subject(model, tiny.tokenizer("left"))
     batch = subject.prepare(input_ids=IDS)
     output = model(**batch.tensors, output_attentions=True)
@@ -174,7 +176,7 @@ def test_gradient_at_the_pattern_is_gradient_times_values() -> None:
 
 
 def test_bfloat16_gives_float32() -> None:
-    model = sharp(tiny.llama())
+    model = tiny.sharp(tiny.llama())
     exact = Subject(copy.deepcopy(model), tiny.tokenizer("left"))
     half = Subject(model.to(torch.bfloat16), tiny.tokenizer("left"))
     batch = exact.prepare(input_ids=IDS)
@@ -298,7 +300,7 @@ def test_checkpointing_in_training_is_refused() -> None:
 
 
 def test_going_around_a_block_equals_a_model_in_which_it_is_constant() -> None:
-    model = sharp(tiny.llama())
+    model = tiny.sharp(tiny.llama())
     subject = Subject(model, tiny.tokenizer("left"))
     batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)
     paths = [f"model.layers.{layer}" for layer in range(3)]

@@ -17,12 +17,12 @@ from probes.listening import attach
 from probes.subject import Subject
 from probes.tap import Attached, TapError
 from tests import tiny_models as tiny
-from tests.probes.test_tap import IDS, LEFT, hooks, sharp
+from tests.probes.test_tap import IDS, LEFT, hooks
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llama()), tiny.tokenizer("left"))
+    return Subject(tiny.sharp(tiny.llama()), tiny.tokenizer("left"))
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,6 @@ IDS = torch.tensor([[1, 5, 6, 7, 8, 5, 6], [1, 9, 10, 11, 12, 9, 10]])
 LEFT = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
 
 
-def sharp(model: nn.Module) -> nn.Module:
-    """The model with queries and keys large enough for patterns far from uniform."""
-    for name, weight in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name or "c_attn" in name:
-            weight.data.mul_(9)
-    return model
-
-
 def eager(model: nn.Module) -> nn.Module:
     config = copy.deepcopy(model.config)
     twin = type(model)._from_config(config, attn_implementation="eager").eval()
@@ -40,7 +32,7 @@ def eager(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llama()), tiny.tokenizer("left"))
+    return Subject(tiny.sharp(tiny.llama()), tiny.tokenizer("left"))
 
 
 def hooks(model: nn.Module) -> int:

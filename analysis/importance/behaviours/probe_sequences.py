@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probes.inputs import Example
 from probes.tokens.text import special_ids, token_texts
+from probes.weights.vocabulary import input_embedding
 
 if TYPE_CHECKING:
     from probes.inputs import Batch
@@ -112,12 +113,7 @@ def _is_word(text: str) -> bool:
 
 
 def _vocabulary_size(subject: Subject) -> int:
-    get: Any = getattr(subject.model, "get_input_embeddings", None)
-    try:
-        table = None if get is None else get()
-    except (AttributeError, NotImplementedError):
-        table = None
-    sizes = [getattr(table, "num_embeddings", None)]
+    sizes = [getattr(input_embedding(subject.model), "num_embeddings", None)]
     config = getattr(subject.config, "text_config", None) or subject.config
     sizes += [getattr(config, "vocab_size", None), getattr(config, "d_vocab", None)]
     if subject.tokenizer is not None:

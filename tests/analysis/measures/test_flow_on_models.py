@@ -12,7 +12,7 @@ import tiny_models as tiny
 import torch
 from planting import scene
 from scipy.ndimage import label
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.engine import Engine
 from analysis.measures import select_measures
@@ -30,20 +30,11 @@ NAMES = [
     "box_overlap", "pointing_game",
 ]  # fmt: skip
 CONTENT = {"describe", "cat", "sat", "mat", "image", "b", "c", "d", "e"}
-PROMPTS = ["a b <image> describe the cat on a mat ?", "sat <image> cat", "<image> the image b c e"]
-
-
-def sharp(model: nn.Module) -> nn.Module:
-    """Patterns far from uniform."""
-    for name, weight in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name:
-            weight.data.mul_(9)
-    return model
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llava()), tiny.llava_processor())
+    return Subject(tiny.sharp(tiny.llava()), tiny.llava_processor())
 
 
 def examples() -> list[Example]:
@@ -54,7 +45,7 @@ def examples() -> list[Example]:
     return [
         Example(
             f"e{index}",
-            text=PROMPTS[index],
+            text=tiny.IMAGE_PROMPTS[index],
             image=scene(20, 20, index + 1),
             answer=answers[index],
             objects=objects[index],

@@ -11,6 +11,7 @@ from synthetic_calls import (
     furthest,
     image_tokens,
     null,
+    packed_call,
     random_call,
     scored,
     text_tokens,
@@ -22,7 +23,6 @@ from torch import Tensor
 from analysis.measures.distance_profile import bin_name, by_bin, shown_names
 from analysis.scores import BatchScores
 from probes.attention_call import AttentionCall
-from probes.tokens.map import TowerTokens
 
 MEASURES = ["next_token", "distance_profile", "distance_lift", "attention_span", "best_offset",
             "attention_distance", "attention_distance_ratio", "previous_token"]  # fmt: skip
@@ -85,20 +85,7 @@ def test_values_equal_plain_loops(side: str, causal: bool, rows: int) -> None:
 
 def test_sequences_packed_in_one_row() -> None:
     """Two sequences of two examples in one row, as where padding is avoided."""
-    tokens = text_tokens([list(range(7)), list(range(12))], width=12)
-    keep = torch.cat([torch.arange(7), torch.arange(12, 24)])
-    columns = {
-        name: getattr(tokens, name)[keep]
-        for name in ("role", "ids", "image", "tile", "row", "column", "box")
-    }
-    packed = TowerTokens(
-        tower="language", starts=torch.tensor([0, 7, 19]),
-        example=torch.tensor([0] * 7 + [1] * 12), **columns,
-    )  # fmt: skip
-    base = random_call(replace(packed, starts=torch.tensor([0, 19])), heads=2, causal=False)
-    blocks = torch.block_diag(torch.ones(7, 7), torch.ones(12, 12)).bool().tril()
-    index = torch.arange(19)[None]
-    call = replace(base, mask=replace(base.mask, tensor=blocks), query_index=index, key_index=index)
+    call, packed = packed_call((7, 12), heads=2)
     scores = scored(call, packed, measures=MEASURES, rows=4)
     pattern = call.pattern()[0]
     for example, part in enumerate((slice(0, 7), slice(7, 19))):

@@ -10,6 +10,7 @@ from synthetic_calls import (
     furthest,
     image_tokens,
     null,
+    packed_call,
     random_call,
     scored,
     text_tokens,
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from analysis.scores import BatchScores
 from probes.masks import AttentionMask
-from probes.tokens.map import TowerTokens
 
 IDS = [[9, *range(1, 17)], [9, 4, 7, 4, 5], [9, 3, 2, 1, 6, 8, 4, 2, 2, 7, 1]]
 KINDS = ("diagonal", "previous", "stripe", "block", "uniform", "row_band", "mixture")
@@ -96,20 +96,7 @@ def test_windows_without_positions_are_sequences_of_their_own() -> None:
 
 
 def test_sequences_packed_in_one_row_do_not_touch() -> None:
-    tokens = text_tokens([list(range(6)), list(range(9))], width=9)
-    keep = torch.cat([torch.arange(6), torch.arange(9, 18)])
-    columns = {
-        name: getattr(tokens, name)[keep]
-        for name in ("role", "ids", "image", "tile", "row", "column", "box")
-    }
-    packed = TowerTokens(
-        tower="language", starts=torch.tensor([0, 6, 15]),
-        example=torch.tensor([0] * 6 + [1] * 9), **columns,
-    )  # fmt: skip
-    base = random_call(replace(packed, starts=torch.tensor([0, 15])), causal=False)
-    blocks = torch.block_diag(torch.ones(6, 6), torch.ones(9, 9)).bool()
-    index = torch.arange(15)[None]
-    call = replace(base, mask=replace(base.mask, tensor=blocks), query_index=index, key_index=index)
+    call, packed = packed_call((6, 9), causal=False)
     scores = scored(call, packed, measures=["stripe", "block"], rows=4)
     for example, part in enumerate((slice(0, 6), slice(6, 15))):
         expected = loops(call.pattern()[0, 2, part, part], False)

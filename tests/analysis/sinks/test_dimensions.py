@@ -17,7 +17,7 @@ from headscope.batching import batches
 from probes.loading import load
 from probes.readers import read_examples
 from probes.subject import Subject
-from tests.probes.test_tap import IDS, LEFT, hooks, sharp
+from tests.probes.test_tap import IDS, LEFT, hooks
 
 
 def bundled(name: str, data: str, count: int) -> tuple[Subject, Any]:
@@ -51,7 +51,7 @@ def test_models_without_sinks_have_none(name: str, data: str) -> None:
 
 def language_model() -> Subject:
     """Five layers, of which 1 to 3 are the middle; <s> comes first in both rows of `IDS`."""
-    return Subject(sharp(tiny.llama(num_hidden_layers=5)), tiny.tokenizer("left"))
+    return Subject(tiny.sharp(tiny.llama(num_hidden_layers=5)), tiny.tokenizer("left"))
 
 
 def test_a_sink_that_is_not_the_first_token_is_found_by_its_attention() -> None:

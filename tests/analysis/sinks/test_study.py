@@ -29,7 +29,7 @@ from probes.masks import AttentionMask
 from probes.readers import read_examples
 from probes.subject import Subject
 from probes.tokens.map import ROLES
-from tests.probes.test_tap import IDS, LEFT, hooks, sharp
+from tests.probes.test_tap import IDS, LEFT, hooks
 
 DIMENSIONS, TAU, PATCHES = (3, 11, 20), 1.5, 16
 PLANTED = {
@@ -289,7 +289,7 @@ def test_without_sinks_it_says_why() -> None:
 
 
 def test_text_sinks_of_a_language_model() -> None:
-    subject = Subject(sharp(tiny.llama(num_hidden_layers=4)), tiny.tokenizer("left"))
+    subject = Subject(tiny.sharp(tiny.llama(num_hidden_layers=4)), tiny.tokenizer("left"))
     subject.model.model.embed_tokens.weight.data[1, 7] = 60.0
     count = hooks(subject.model)
     batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)

@@ -8,7 +8,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from planting import scene
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.head_table import HeadTable
 from analysis.vision.depth import over_depth
@@ -18,26 +18,19 @@ from probes.capture import capture
 from probes.inputs import Batch, Example, InputError
 from probes.subject import Subject
 
-PROMPTS = ["a b <image> describe the cat on a mat ?", "sat <image> cat", "<image> the image b c e"]
 CONTENT = [["describe", "cat", "mat"], ["cat"], ["image", "b", "c", "e"]]
-
-
-def sharp(model: nn.Module) -> nn.Module:
-    for name, weight in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name:
-            weight.data.mul_(9)
-    return model
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llava()), tiny.llava_processor())
+    return Subject(tiny.sharp(tiny.llava()), tiny.llava_processor())
 
 
 @pytest.fixture(scope="module")
 def batch(subject: Subject) -> Batch:
     examples = [
-        Example(f"e{i}", text=text, image=scene(20, 20, i + 1)) for i, text in enumerate(PROMPTS)
+        Example(f"e{i}", text=text, image=scene(20, 20, i + 1))
+        for i, text in enumerate(tiny.IMAGE_PROMPTS)
     ]
     return subject.prepare(examples=examples)
 

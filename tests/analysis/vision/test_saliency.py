@@ -30,21 +30,13 @@ from probes.inputs import Batch, Example
 from probes.subject import Subject
 from tests.probes.test_tap import hooks
 
-PROMPTS = ["a b <image> describe the cat on a mat ?", "sat <image> cat", "<image> the image b c e"]
 ANSWERS = ["the cat sat on a mat .", "a mat", "a b cat"]
 OBJECTS = [("cat", "mat"), ("mat",), ("dog",)]
 
 
-def sharp(model: nn.Module) -> nn.Module:
-    for name, weight in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name:
-            weight.data.mul_(9)
-    return model
-
-
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llava()), tiny.llava_processor())
+    return Subject(tiny.sharp(tiny.llava()), tiny.llava_processor())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +46,13 @@ def translator() -> Subject:
 
 def examples() -> list[Example]:
     return [
-        Example(f"e{i}", text=PROMPTS[i], image=bright(i), answer=ANSWERS[i], objects=OBJECTS[i])
+        Example(
+            f"e{i}",
+            text=tiny.IMAGE_PROMPTS[i],
+            image=bright(i),
+            answer=ANSWERS[i],
+            objects=OBJECTS[i],
+        )
         for i in range(3)
     ]
 
@@ -207,7 +205,7 @@ def test_an_interrupted_study_looks_again(subject: Subject) -> None:
 
 
 def test_examples_without_answers_are_answered_by_the_model(subject: Subject) -> None:
-    asked = Example("e0", text=PROMPTS[0], image=bright(0))
+    asked = Example("e0", text=tiny.IMAGE_PROMPTS[0], image=bright(0))
     batch = subject.prepare(examples=[asked])
     study = Saliency(max_new_tokens=3)
     study.begin(subject, lambda: [batch])

@@ -29,7 +29,6 @@ from tests.analysis.importance.estimates.test_gradient import (
     text_subject,
 )
 from tests.analysis.importance.estimates.test_relevancy import matrices
-from tests.probes.test_tap import sharp
 
 IDS = [[9, 4, 7, 4, 5], [9, 3, 2, 1, 6, 8, 4]]
 
@@ -104,7 +103,7 @@ def test_three_tokens_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def eager() -> Any:
-    return sharp(tiny_models.llama(attn_implementation="eager", num_hidden_layers=2))
+    return tiny_models.sharp(tiny_models.llama(attn_implementation="eager", num_hidden_layers=2))
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -26,7 +26,6 @@ from tests.analysis.importance.estimates.test_gradient import (
     scored,
     text_subject,
 )
-from tests.probes.test_tap import sharp
 
 NO_SINKS = torch.tensor([[False, False, False]])
 
@@ -58,7 +57,7 @@ def whole_maps(patterns: list[Tensor], gradients: list[Tensor]) -> tuple[Tensor,
 
 @pytest.fixture(scope="module")
 def eager() -> Any:
-    return sharp(tiny_models.llama(attn_implementation="eager", num_hidden_layers=2))
+    return tiny_models.sharp(tiny_models.llama(attn_implementation="eager", num_hidden_layers=2))
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

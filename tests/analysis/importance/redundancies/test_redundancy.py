@@ -29,14 +29,13 @@ from probes.inputs import Example
 from probes.listening import listen
 from probes.subject import Subject
 from tests import tiny_models as tiny
-from tests.probes.test_tap import sharp
 
 TEXTS = ["a b c d e f g", "the cat sat on a mat .", "c c d", "j i h g f"]
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llama()), tiny.tokenizer("left"))
+    return Subject(tiny.sharp(tiny.llama()), tiny.tokenizer("left"))
 
 
 def batches(subject: Subject, size: int, side: str = "left") -> list:
@@ -118,7 +117,9 @@ def test_the_null_of_a_head_with_a_window_is_shuffled_within_its_window() -> Non
     batch_of = Example("e0", text="a b c d e f g h i j")
     for window in (3, None):
         torch.manual_seed(7)
-        model = sharp(MistralForCausalLM(MistralConfig(**settings, sliding_window=window)).eval())
+        model = tiny.sharp(
+            MistralForCausalLM(MistralConfig(**settings, sliding_window=window)).eval()
+        )
         found[window] = Subject(model, tiny.tokenizer("left"))
     # Both calls in one tower: what a model with a window in every second layer shows.
     wide, narrow = found[None], found[3]
@@ -334,7 +335,7 @@ def test_the_study_gives_the_highest_similarity_of_each_head(subject: Subject, s
 
 
 def test_a_planted_copy_of_a_head_is_found() -> None:
-    model = sharp(tiny.llama())
+    model = tiny.sharp(tiny.llama())
     attention = model.model.layers[1].self_attn
     with torch.no_grad():  # heads 0 and 2 share a key head
         attention.q_proj.weight[20:30] = attention.q_proj.weight[:10]

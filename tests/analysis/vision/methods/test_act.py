@@ -17,12 +17,11 @@ from transformers import AttentionInterface
 
 from analysis.vision.methods.act import act
 from probes import edits
-from probes.attention_call import AttentionCall
 from probes.capture import capture
 from probes.edits.apply import edit
 from probes.loading import load
 from probes.subject import Subject
-from tests.probes.test_tap import IDS, LEFT, sharp
+from tests.probes.test_tap import IDS, LEFT
 
 SETTINGS: dict[str, Any] = {"theta": 0.14, "beta": 0.3}
 
@@ -139,25 +138,8 @@ def test_generation_equals_loops(subject: Subject, changes: dict[str, Any]) -> N
     assert report.touched == changed > 50
 
 
-def test_rows_sum_to_one_and_the_size_of_tiles_changes_nothing(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = seen.three(subject)
-    with edit(subject, act(**SETTINGS)) as (whole,):
-        seen_whole = capture(subject, batch, patterns="language.*")
-    real = ~batch.tokens["language"].has_role("pad").view(3, -1)
-    pattern = seen_whole.pattern("language.L1")
-    assert isinstance(pattern, Tensor)
-    sums = pattern.sum(-1).transpose(1, 2)[real]
-    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-6)
-    plain_tiles = AttentionCall.tiles
-    monkeypatch.setattr(
-        AttentionCall, "tiles", lambda call, *, rows=None: plain_tiles(call, rows=rows or 5)
-    )
-    with edit(subject, act(**SETTINGS)) as (tiled,):
-        again = capture(subject, batch, patterns="language.*")
-    assert torch.allclose(again.output.logits, seen_whole.output.logits, atol=1e-6)
-    assert tiled.fired > whole.fired and tiled.touched == whole.touched > 0
+def test_rows_sum_to_one_and_the_size_of_tiles_changes_nothing(subject: Subject) -> None:
+    seen.assert_tiles_change_nothing(subject, act(**SETTINGS), [1])
 
 
 def test_only_named_heads_are_calibrated_and_the_first_sink_is_spared(subject: Subject) -> None:
@@ -182,7 +164,7 @@ def test_only_named_heads_are_calibrated_and_the_first_sink_is_spared(subject: S
 
 
 def test_a_language_model_is_calibrated_too() -> None:
-    subject = Subject(sharp(tiny.llama()), tiny.tokenizer("left"))
+    subject = Subject(tiny.sharp(tiny.llama()), tiny.tokenizer("left"))
     batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)
     plain = subject.forward(batch).logits
     with edit(subject, "act", theta=0.2) as (report,):

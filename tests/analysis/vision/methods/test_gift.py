@@ -20,7 +20,6 @@ from probes.edits.parse import parse_edit
 from probes.inputs import Batch, Example, InputError
 from probes.subject import Subject
 from probes.written_text import continued
-from tests.analysis.vision.test_gaze import PROMPTS, sharp
 from tests.probes.test_tap import hooks
 
 ANSWERS = ["the cat sat on a mat .", "a mat", "a b cat"]
@@ -30,7 +29,7 @@ ONE_LAYER = {"depth": (0.4, 0.6), "source": 0.1}
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(sharp(tiny.llava()), tiny.llava_processor())
+    return Subject(tiny.sharp(tiny.llava()), tiny.llava_processor())
 
 
 def prompts(answers: bool = True) -> list[Example]:
@@ -38,7 +37,7 @@ def prompts(answers: bool = True) -> list[Example]:
         Example(
             f"e{i}", text=text, image=scene(20, 20, i + 1), answer=ANSWERS[i] if answers else None
         )
-        for i, text in enumerate(PROMPTS)
+        for i, text in enumerate(tiny.IMAGE_PROMPTS)
     ]
 
 

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from analysis.vision.methods.sink_removal import sink_removal
 from probes import edits
-from probes.attention_call import AttentionCall
 from probes.capture import capture
 from probes.edits.apply import edit
 from probes.edits.parse import parse_edit
 from probes.inputs import InputError
 from probes.loading import load
 from probes.subject import Subject
-from tests.probes.test_tap import IDS, LEFT, sharp
+from tests.probes.test_tap import IDS, LEFT
 
 DIMENSIONS, TAU, PATCHES = (3, 11, 20), 1.5, 16
 SETTINGS: dict[str, Any] = {"dimensions": DIMENSIONS, "tau": TAU}
@@ -99,27 +98,8 @@ def test_generation_equals_a_loop_over_heads_queries_and_keys(
     assert report.touched == changed > 20
 
 
-def test_rows_sum_to_one_and_the_size_of_tiles_changes_nothing(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = seen.three(subject)
-    method = sink_removal(**SETTINGS)
-    with edit(subject, method) as (whole,):
-        once = capture(subject, batch, patterns="language.*")
-    real = ~batch.tokens["language"].has_role("pad").view(3, -1)
-    for layer in range(3):
-        pattern = once.pattern(f"language.L{layer}")
-        assert isinstance(pattern, Tensor)
-        sums = pattern.sum(-1).transpose(1, 2)[real]
-        assert torch.allclose(sums, torch.ones_like(sums), atol=1e-6)
-    plain_tiles = AttentionCall.tiles
-    monkeypatch.setattr(
-        AttentionCall, "tiles", lambda call, *, rows=None: plain_tiles(call, rows=rows or 5)
-    )
-    with edit(subject, method) as (tiled,):
-        again = capture(subject, batch, patterns="language.*")
-    assert torch.allclose(again.output.logits, once.output.logits, atol=1e-6)
-    assert tiled.fired > whole.fired and tiled.touched == whole.touched > 0
+def test_rows_sum_to_one_and_the_size_of_tiles_changes_nothing(subject: Subject) -> None:
+    seen.assert_tiles_change_nothing(subject, sink_removal(**SETTINGS), range(3))
 
 
 def test_without_a_cache_the_sinks_of_the_prompt_are_kept(subject: Subject) -> None:
@@ -180,7 +160,7 @@ def test_it_has_a_control_and_leaves_nothing_behind(subject: Subject) -> None:
 
 
 def test_text_sinks_of_a_language_model() -> None:
-    subject = Subject(sharp(tiny.llama()), tiny.tokenizer("left"))
+    subject = Subject(tiny.sharp(tiny.llama()), tiny.tokenizer("left"))
     subject.model.model.embed_tokens.weight.data[1, 7] = 60.0  # <s>, massive in dimension 7
     batch = subject.prepare(input_ids=IDS, attention_mask=LEFT)
     with edit(subject, "sink_removal", depth=(0.0, 0.4)) as (report,):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from analysis.vision.methods.var import var
 from probes import edits
-from probes.attention_call import AttentionCall
 from probes.capture import capture
 from probes.edits.apply import edit
 from probes.inputs import InputError
@@ -122,17 +121,11 @@ def test_each_row_stays_a_distribution_and_rows_before_the_image_are_left_alone(
     assert torch.allclose(sums, torch.ones_like(sums), atol=1e-6)
 
 
-def test_the_size_of_tiles_changes_nothing(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_size_of_tiles_changes_nothing(subject: Subject) -> None:
     batch = seen.three(subject)
     with edit(subject, var(**SETTINGS)) as (whole,):
         expected = subject.forward(batch).logits
-    plain_tiles = AttentionCall.tiles
-    monkeypatch.setattr(
-        AttentionCall, "tiles", lambda call, *, rows=None: plain_tiles(call, rows=rows or 5)
-    )
-    with edit(subject, var(**SETTINGS)) as (tiled,):
+    with seen.short_tiles(), edit(subject, var(**SETTINGS)) as (tiled,):
         found = subject.forward(batch).logits
     assert torch.allclose(found, expected, atol=1e-6)
     assert tiled.fired > whole.fired and tiled.touched == whole.touched
