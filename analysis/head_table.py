@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atomic_file import written_atomically
+from analysis.run_files import read_table
 from analysis.table_form import COLUMNS, NUMBERS, RANGES, check, listed, tidy
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ class HeadTable:
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> HeadTable:
-        import pandas as pd
-
-        frame = pd.read_parquet(path)
+        frame = read_table(Path(path))
         return cls(frame, frame.attrs.get(_ATTENTION_LAYERS, {}))
 
     def to_csv(self, path: str | Path) -> None:

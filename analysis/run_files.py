@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, LOCK = (
@@ -18,6 +21,7 @@ PLAN, MANIFEST, HEADS, PROFILES, JOURNAL, LOCK = (
     "lock",
 )
 _MAY_DIFFER = {"command", "created", "device"}
+AGAIN = "Score again into another folder."
 
 
 class RunError(RuntimeError):
@@ -60,15 +64,32 @@ def digests(path: Path, skip: set[str] | None = None) -> dict[str, str]:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, what_to_do: str = AGAIN) -> dict[str, Any]:
     """The JSON object in a file of a run.
 
     Raises:
         RunError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}). Score again into another folder."
-        ) from error
+        raise RunError(f"{path} cannot be read ({error}). {what_to_do}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} must hold a JSON object, it has something else. {what_to_do}")
+    return found
+
+
+def read_table(path: Path, what_to_do: str = AGAIN) -> pd.DataFrame:
+    """The table in a parquet file of a run.
+
+    Raises:
+        RunError: it is not there or cannot be read.
+    """
+    import pandas as pd
+    from pyarrow import ArrowException
+
+    try:
+        return pd.read_parquet(path)
+    except (ArrowException, OSError, ValueError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise RunError(f"{path} cannot be read ({why}). {what_to_do}") from error

@@ -32,6 +32,7 @@ from analysis.run_files import (
     digests,
     plan_differences,
     read_json,
+    read_table,
 )
 
 if TYPE_CHECKING:
@@ -146,17 +147,16 @@ class Section:
         """One table of the section.
 
         Raises:
-            RunError: there is no such table; the sentence lists those that there are.
+            RunError: there is no such table (the sentence lists those that there are), or it
+                cannot be read.
         """
-        import pandas as pd
-
         file = self.path / f"{name}.parquet"
         if not file.exists():
             raise RunError(
                 f"Section {self.name!r} must hold table {name!r}, it has "
                 f"{', '.join(self.tables) or 'none'}."
             )
-        return pd.read_parquet(file)
+        return read_table(file)
 
 
 class Run:
@@ -210,10 +210,8 @@ class Run:
     @cached_property
     def profiles(self) -> pd.DataFrame:
         """Profiles per head: tower, layer, head, profile, x, value."""
-        import pandas as pd
-
         if self.finished:
-            return pd.read_parquet(self.path / PROFILES)
+            return read_table(self.path / PROFILES)
         return self._so_far.profiles()
 
     @property

@@ -35,6 +35,7 @@ class DryRun:
         seconds: what all of the data would take, by part of the work: ``first passes``,
             ``examples``, ``sets of heads``, ``tables``.
         scores: of the batches that were tried.
+        left_out: what studies do besides, of which a few batches tell nothing.
     """
 
     scorer: Scorer
@@ -42,6 +43,7 @@ class DryRun:
     how: Options
     seconds: dict[str, float] = field(default_factory=dict)
     scores: list[BatchScores] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     _unreadable: set[str] = field(default_factory=set)
 
     @property
@@ -82,8 +84,13 @@ class DryRun:
                 self.seconds["sets of heads"] += self._sets(study)
                 continue
             tell_progress(study, self._progress(clock))
+            rehearse = getattr(study, "rehearse", None)
             with clock.running():
-                study.finish(self.scorer.subject, self._data(self.groups[-1:]), tally)
+                subject, data = self.scorer.subject, self._data(self.groups[-1:])
+                if rehearse is None:
+                    study.finish(subject, data, tally)
+                else:
+                    self.left_out.append(rehearse(subject, data, round(self.trial.examples)))
         with clock.running():
             self.scorer.with_lines(tally.heads(), "")
         self.seconds["tables"] = clock.whole

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.precision import duration
+from headscope.batching import batches
 from headscope.dry_run import DryRun
 from headscope.plan import Options
 from headscope.runs import read_all
@@ -31,6 +32,7 @@ class Estimate:
         parts: the same by what it is spent on: ``first passes`` (means and the like), ``examples``,
             ``sets of heads``, ``tables``.
         journal_bytes: for all shards, before repeated columns are stored once.
+        left_out: what takes time and memory, too, and cannot be told from a few batches.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Estimate:
     seconds: float
     parts: dict[str, float]
     journal_bytes: int
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
@@ -60,6 +63,7 @@ class Estimate:
             f"time     about {duration(self.seconds)}"
             + (f": {', '.join(long)}" if len(long) > 1 else ""),
             f"disk     {_size(self.journal_bytes)} at most",
+            *(f"without  {what}" for what in self.left_out),
             "Nothing was written.",
         ]
 
@@ -73,6 +77,7 @@ def estimate(subject: Subject, data: str, how: Options) -> Estimate:
     trial = Trial.of(subject, examples, how.batch_size)
     if not trial.groups:
         raise ValueError(f"None of the {len(examples)} examples of {data!r} can be prepared.")
+    scorer.refuse(lambda: batches(subject, examples, how.batch_size, lambda example, reason: None))
     run = DryRun(scorer, trial, how)
     run.begin(examples)
     run.score()
@@ -98,6 +103,7 @@ def estimate(subject: Subject, data: str, how: Options) -> Estimate:
         seconds=sum(run.seconds.values()),
         parts=run.seconds,
         journal_bytes=n * columns * 8 * len(_COUNTED_AS),
+        left_out=tuple(run.left_out),
     )
 
 

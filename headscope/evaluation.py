@@ -59,6 +59,7 @@ def evaluate(
     Raises:
         AskedWrongly: a model that does not see or not write, an unknown edit or task, data that do
             not say what is in the images.
+        RunError: not one of the images can be read.
         RunError, RunLocked, DiskFull: ``out`` cannot be used.
         ValueError: data that cannot be read.
     """

@@ -78,13 +78,14 @@ def atlas(
     inputs = default_data(of) if inputs is None else inputs
     data = data_of(of, inputs, options, skipping(skipped, strict=False), again=True)
     study = AtlasStudy(how, seed, progress=Progress(progress, of="atlas"))
+    study.refuse(of, data)
     study.begin(of, data)
     study.finish(of, data, Tally(replicates=1))
     assert study.atlas is not None
     if skipped:
-        drawn = study.atlas.points["example"].nunique()
+        drawn = study.atlas.patterns.samples["example"].nunique()
         warnings.warn(left_out(skipped, drawn), stacklevel=2)
-    return study.atlas
+    return _with_map(study.atlas)
 
 
 def atlas_options(
@@ -125,7 +126,8 @@ def map_again(
 
 
 def _again(of: Run | str | Path, how: AtlasOptions, seed: int, progress: Any) -> Atlas:
-    from analysis.atlas.atlas import ABOUT, SECTION, Atlas, make_atlas
+    from analysis.atlas.atlas import ABOUT, SECTION, Kept, make_atlas
+    from analysis.atlas.atlas_files import read_about
     from analysis.run_folder import open_run
 
     run = open_run(of) if isinstance(of, (str, Path)) else of
@@ -139,8 +141,18 @@ def _again(of: Run | str | Path, how: AtlasOptions, seed: int, progress: Any) ->
         model, data = run.plan["model"]["name"], run.plan["data"]["name"]
         command = shlex.join(["headscope", "atlas", model, "--data", data])
         raise ValueError(f"Run {str(run.path)!r} has kept no patterns. Draw some with: {command}")
-    known = Atlas.load(folder)
+    known = read_about(folder)["options"]
     # What was drawn stays as it is: only the map is made anew.
-    kept = {name: known.about["options"][name] for name in ("samples", "side", "exemplars")}
-    how = replace(how, **kept)
-    return make_atlas(known.patterns, known.exemplars, known.not_drawn, how, seed, progress)
+    how = replace(how, **{name: known[name] for name in ("samples", "side", "exemplars")})
+    return _with_map(make_atlas(Kept.load(folder), how, seed, progress))
+
+
+def _with_map(found: Atlas) -> Atlas:
+    """The same atlas.
+
+    Raises:
+        ValueError: it has no map of any tower.
+    """
+    if not found.about["towers"]:
+        raise ValueError(found.verdict)
+    return found

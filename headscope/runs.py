@@ -50,6 +50,7 @@ def score_run(
     scorer = Scorer.make(subject, how)
     examples, unfit = read_all(subject, data, how)
     _refuse_inapplicable(scorer, examples, how)
+    scorer.refuse(lambda: batches(subject, examples, how.batch_size, _ignored))
     measures = [measure.name for measure in scorer.measures]
     studies = [study.name for study in scorer.studies]
     plan = make_plan(subject, data, examples, measures, studies, how)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from headscope.plan import AskedWrongly, Options
+from headscope.plan import AskedWrongly, Options, names_in
 
 if TYPE_CHECKING:
     from analysis.engine import Engine
@@ -57,6 +57,17 @@ class Scorer:
         engine = Engine(subject.layout, measures) if measures else None
         named = [name for name in streaming if name != "all"]
         return cls(subject, engine, measures, studies, named)
+
+    def refuse(self, data: Data) -> None:
+        """Ask the studies whether anything can come of these data, before anything is written.
+
+        Raises:
+            ValueError: nothing can; the sentence says why.
+        """
+        for study in self.studies:
+            refuse = getattr(study, "refuse", None)
+            if refuse is not None:
+                refuse(self.subject, data)
 
     def begin(self, data: Data, progress: Progress | None = None) -> None:
         """Let the studies pass over the data first.
@@ -182,8 +193,7 @@ def split_names(measures: str | Sequence[str]) -> tuple[list[str], list[str]]:
     from analysis.importance.study import study_names
 
     known = study_names()
-    given = measures.split(",") if isinstance(measures, str) else measures
-    names = [name.strip() for name in given if name.strip()]
+    names = names_in(measures if isinstance(measures, str) else ",".join(measures))
     return [n for n in names if n not in known], [n for n in names if n in known]
 
 
@@ -230,9 +240,8 @@ def chosen_studies(names: Sequence[str], how: Options) -> list[Study]:
 def study_options(how: Options) -> StudyOptions:
     from analysis.importance.study import StudyOptions
 
-    effects = tuple(name.strip() for name in how.effect.split(",") if name.strip())
     return StudyOptions(
-        effects,
+        tuple(names_in(how.effect)),
         how.ablation,
         how.label,
         how.draws,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atlas.autoencoder import Autoencoder, AutoencoderOptions, Training
-from analysis.atlas.clusters import NO_CLUSTER, Asked, by_size, find
+from analysis.atlas.clusters import NO_CLUSTER, Asked, TooFewPatterns, by_size, counted, find
 from analysis.atlas.embedding import UmapOptions, least_samples, principal_plane, umap_plane
 from analysis.atlas.features_space import (
     LATENT_WEIGHT,
@@ -22,8 +22,9 @@ from analysis.atlas.features_space import (
     make_space,
 )
 from analysis.atlas.head_mix import head_mix
-from analysis.atlas.naming import PatternName, name_clusters
+from analysis.atlas.naming import PatternName, name_clusters, name_heads
 from analysis.atlas.prototypes import Prototype, prototypes
+from analysis.atlas.sizes import Sizes, sizes_of
 from analysis.atlas.stability import Choice, StabilityOptions, choose
 from analysis.atlas.training import train_autoencoder
 from analysis.progress import Progress
@@ -71,7 +72,8 @@ class AtlasMap:
         clusters: a line per cluster: ``cluster name size share medoid agreement sentence also``;
             ``agreement``: the share of its members on which the name's rule holds.
         names, prototypes: by cluster.
-        heads: of `analysis.atlas.head_mix.head_mix`.
+        heads: of `analysis.atlas.head_mix.head_mix`, with ``own_name own_sentence`` of
+            `analysis.atlas.naming.name_heads`.
         choice: how the number of clusters was chosen; None where it was given.
         beside: adjusted Rand index between these clusters and those of the other methods, by name.
         columns: the features that count; None in a space of latents alone.
@@ -101,11 +103,10 @@ class AtlasMap:
     @property
     def verdict(self) -> str:
         """One sentence: how many clusters there are and how sure that is, or why there are none."""
+        labels = self.points["cluster"].to_numpy()
         if self.choice is not None:
-            return self.choice.verdict
-        return (
-            f"{len(self.names)} clusters, as many as were asked for; their stability is not known."
-        )
+            return self.choice.said_of(labels)
+        return f"{_as_asked(labels, self.options)}; their stability is not known."
 
 
 def make_map(
@@ -116,7 +117,8 @@ def make_map(
     Where no structure is found all patterns are one cluster, 0, and `AtlasMap.verdict` says why.
 
     Raises:
-        ValueError: too few patterns for the map, or a space that cannot be made of what there is.
+        TooFewPatterns: for the map, or for so many clusters.
+        ValueError: a space that cannot be made of what there is.
     """
     how, progress = how or MapOptions(), progress or Progress()
     _check(patterns, how)
@@ -127,16 +129,17 @@ def make_map(
         latents = model.encode(images)
     with clock("space"):
         columns, space = _space(patterns, latents, training, how, notes)
+        sizes = sizes_of(samples)
     choice = None
     if how.clusters is None:
         with clock("stability"):
-            choice = choose(space, how.seed, how.stability, progress)
+            choice = choose(space, how.seed, how.stability, progress, sizes)
             asked = _on_all(choice.asked, len(space), how.stability)
     else:
         asked = Asked(how.stability.method, how.clusters)
     with clock("clusters"):
-        labels, belonging = _clusters(space, asked, how.seed)
-        beside = _beside(space, labels, asked, how.seed)
+        labels, belonging = _clusters(space, asked, how.seed, sizes)
+        beside = _beside(space, labels, asked, how.seed, sizes)
     with clock("principal components"):
         plane, explained = principal_plane(space)
     with clock("umap"):
@@ -144,7 +147,8 @@ def make_map(
     with clock("prototypes and names"):
         names = name_clusters(labels, patterns.features, patterns.nulls)
         made = prototypes(labels, space, latents, images, model)
-        heads = head_mix(labels, samples, how.seed)
+        own = name_heads(samples, patterns.features, patterns.nulls)
+        heads = head_mix(labels, samples, how.seed).merge(own, on=["tower", "layer", "head"])
     points = samples[["tower", "layer", "head", "example", "part"]].assign(
         cluster=labels, belonging=belonging, pca_x=plane[:, 0], pca_y=plane[:, 1],
         umap_x=drawn[:, 0], umap_y=drawn[:, 1],
@@ -155,6 +159,15 @@ def make_map(
         model=model, training=training, explained=explained, notes=tuple(notes),
         seconds=clock.seconds, options=how,
     )  # fmt: skip
+
+
+def _as_asked(labels: NDArray[np.int64], how: MapOptions) -> str:
+    found = counted(labels)
+    if how.stability.method == "hdbscan":
+        return f"{found} of at least {how.clusters} patterns each"
+    if len(np.unique(labels)) == how.clusters:
+        return f"{found}, as many as were asked for"
+    return f"{found} that have a pattern, of {how.clusters} that were asked for"
 
 
 class _Clock:
@@ -177,7 +190,7 @@ def _check(patterns: PatternSet, how: MapOptions) -> None:
     needed, count = least_patterns(how), len(patterns.samples)
     if count < needed:
         why = f"UMAP with {how.umap.neighbours} neighbours" if how.umap and needed > 10 else "A map"
-        raise ValueError(
+        raise TooFewPatterns(
             f"{why} needs at least {needed} patterns, got {count}. Run the atlas with more samples."
         )
 
@@ -221,15 +234,17 @@ def _on_all(asked: Asked | None, count: int, how: StabilityOptions) -> Asked | N
     return Asked("hdbscan", round(asked.number * max(count / how.patterns, 1.0)))
 
 
-def _clusters(space: Array, asked: Asked | None, seed: int) -> tuple[NDArray[np.int64], Array]:
+def _clusters(
+    space: Array, asked: Asked | None, seed: int, sizes: Sizes
+) -> tuple[NDArray[np.int64], Array]:
     if asked is None:
         return np.zeros(len(space), np.int64), np.ones(len(space))
-    found = find(space, asked, seed)
+    found = find(space, asked, seed, sizes=sizes)
     return by_size(found.labels)[0], found.belonging
 
 
 def _beside(
-    space: Array, labels: NDArray[np.int64], asked: Asked | None, seed: int
+    space: Array, labels: NDArray[np.int64], asked: Asked | None, seed: int, sizes: Sizes
 ) -> dict[str, float]:
     """How far the other methods find the same clusters."""
     from sklearn.metrics import adjusted_rand_score
@@ -241,7 +256,9 @@ def _beside(
     if asked.method != "hdbscan":
         others.append(Asked("hdbscan", max(round(0.05 * len(space)), 5)))
     return {
-        other.method: float(adjusted_rand_score(labels, find(space, other, seed).labels))
+        other.method: float(
+            adjusted_rand_score(labels, find(space, other, seed, sizes=sizes).labels)
+        )
         for other in others
         if other.method != asked.method
     }

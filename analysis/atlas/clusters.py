@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.atlas.sizes import Sizes
+
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
@@ -26,6 +28,10 @@ _VOTERS = 5
 
 STARTS = 8
 """From how many places k-means begins."""
+
+
+class TooFewPatterns(ValueError):
+    """There are fewer patterns than a map takes, or than clusters that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Found:
     belonging: Array
     space: Array
     _model: object
+    _kinds: Labels | None = None
 
     @property
     def count(self) -> int:
@@ -80,44 +87,65 @@ class Found:
         from sklearn.neighbors import KNeighborsClassifier
 
         if self.asked.method != "hdbscan":
-            return self._model.predict(space).astype(np.int64)  # pyright: ignore
+            placed = self._model.predict(space).astype(np.int64)  # pyright: ignore
+            return placed if self._kinds is None else self._kinds[placed]
         voters = min(_VOTERS, len(self.space))
         vote = KNeighborsClassifier(voters).fit(self.space, self.labels)
         return vote.predict(space).astype(np.int64)
 
 
-def find(space: Array, asked: Asked, seed: int, starts: int = STARTS) -> Found:
-    """The clusters of patterns ``[sample axis]``, largest first.
+def find(
+    space: Array, asked: Asked, seed: int, starts: int = STARTS, sizes: Sizes | None = None
+) -> Found:
+    """The clusters of patterns ``[sample axis]``.
 
     Args:
+        sizes: of the patterns; clusters that are the same heads at other sizes are then one
+            (`Sizes.kinds`), so that there may be fewer than were asked for.
         starts: from how many places k-means and the mixture begin, of which the best is kept.
 
     Raises:
-        ValueError: more clusters are asked for than there are different patterns.
+        TooFewPatterns: more clusters are asked for than there are different patterns.
     """
-    from sklearn.cluster import HDBSCAN, KMeans
+    from threadpoolctl import threadpool_limits
 
     if asked.method != "hdbscan" and asked.number > len(np.unique(space, axis=0)):
-        raise ValueError(
+        raise TooFewPatterns(
             f"There must be at least as many different patterns as clusters, got "
             f"{len(np.unique(space, axis=0))} for {asked.number} clusters. Ask for fewer."
         )
-    certain = np.ones(len(space))
+    # Many small fits: threads that wait for each other on busy cores made them ten times slower,
+    # and their number would change the last digits, and so the clusters.
+    with threadpool_limits(1):
+        model, labels, certain, share = _fitted(space, asked, seed, starts)
+    if sizes is None or labels.max(initial=NO_CLUSTER) < 1:
+        return Found(asked, labels, certain, space, model)
+    # A component may have no pattern of its own, and yet take one that is placed later.
+    full = asked.number if asked.method != "hdbscan" else int(labels.max()) + 1
+    kinds = sizes.kinds(labels, full)
+    if share is not None:
+        certain = (share @ np.eye(kinds.max() + 1)[kinds]).max(1)
+    labels = np.where(labels >= 0, kinds[labels], NO_CLUSTER)
+    return Found(asked, labels, certain, space, model, kinds)
+
+
+def _fitted(
+    space: Array, asked: Asked, seed: int, starts: int
+) -> tuple[object, Labels, Array, Array | None]:
+    """The model, labels and belonging ``[sample]``, and shares ``[sample cluster]`` if it has."""
+    from sklearn.cluster import HDBSCAN, KMeans
+
     if asked.method == "kmeans":
         model = KMeans(asked.number, n_init=starts, random_state=seed).fit(space)
-        labels = model.labels_
-    elif asked.method == "mixture":
+        return model, model.labels_.astype(np.int64), np.ones(len(space)), None
+    if asked.method == "mixture":
         model = _mixture(space, asked.number, seed, starts)
         share = model.predict_proba(space)
-        labels, certain = share.argmax(1), share.max(1)
-    else:
-        model = HDBSCAN(
-            min_cluster_size=asked.number,
-            min_samples=min(_DENSITY_NEIGHBOURS, len(space)),
-            copy=True,
-        ).fit(space)
-        labels, certain = model.labels_, model.probabilities_
-    return Found(asked, labels.astype(np.int64), certain, space, model)
+        return model, share.argmax(1).astype(np.int64), share.max(1), share
+    model = HDBSCAN(
+        min_cluster_size=asked.number, min_samples=min(_DENSITY_NEIGHBOURS, len(space)), copy=True
+    ).fit(space)
+    return model, model.labels_.astype(np.int64), model.probabilities_, None
 
 
 def _mixture(space: Array, number: int, seed: int, starts: int) -> GaussianMixture:
@@ -141,6 +169,16 @@ def _mixture(space: Array, number: int, seed: int, starts: int) -> GaussianMixtu
         number, random_state=seed, reg_covar=ridge, weights_init=sizes,
         means_init=first.cluster_centers_, precisions_init=np.stack(sharp), max_iter=200,
     ).fit(space)  # fmt: skip
+
+
+def counted(labels: Labels) -> str:
+    """How many clusters there are among ``labels [sample]``, in words.
+
+    >>> counted(np.array([0, 2, 2, NO_CLUSTER])), counted(np.array([NO_CLUSTER, 0]))
+    ('2 clusters', '1 cluster')
+    """
+    count = len(np.unique(labels[labels != NO_CLUSTER]))
+    return f"{count} cluster" if count == 1 else f"{count} clusters"
 
 
 def by_size(labels: Labels) -> tuple[Labels, Labels]:

@@ -136,18 +136,14 @@ class PatternCollector:
     def patterns(self, features: Sequence[tuple[pd.DataFrame, pd.DataFrame]] = ()) -> PatternSet:
         """Everything that was drawn, in the order of the sampling.
 
+        Where nothing was, `not_drawn` says why.
+
         Args:
             features: values and nulls of `sample_features` of each batch, on lines of the sampling.
-
-        Raises:
-            ValueError: nothing was drawn; the sentence says why.
         """
         import pandas as pd
 
         numbers = sorted(self._lines)
-        if not numbers:
-            why = next(iter(self._reasons.values()), _NEVER)
-            raise ValueError(f"No pattern could be drawn: {why}")
         names = ["view", "queries", "keys", "causal", "part", "mass", "empty"]
         lines = pd.DataFrame([self._lines[n] for n in numbers], columns=names, index=numbers)
         samples = pd.concat([self.sampling.frame.loc[numbers], lines], axis=1)

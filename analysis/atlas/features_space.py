@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.atlas.sizes import size_effect
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,9 +29,6 @@ to 1 it takes a kind to pieces. At 0.3 it still separates what no feature descri
 
 KEPT = 0.99
 """Share of the variance that the principal components of a space keep."""
-
-SIZE_GROUPS = 8
-"""Sequences of many lengths are put into so many groups of about equal number."""
 
 _SHARE_SLACK = 1e-6
 _SAME = 0.99
@@ -117,25 +116,6 @@ def choose_columns(features: pd.DataFrame, nulls: pd.DataFrame) -> FeatureColumn
     return FeatureColumns(tuple(names), tuple(forms), tuple(scales), left_out, partly)
 
 
-def size_effect(values: Array, samples: pd.DataFrame) -> Array:
-    """What of values ``[sample column]`` is due to the size of the pattern, head by head.
-
-    Samples of a view fall into groups by numbers of queries and keys. The effect of a group is how
-    the values of a head change from one group to another, over all heads; its mean over the
-    samples of a view is 0. So heads that work in another tower keep what sets them apart. Where
-    each head is seen at one size alone, nothing can be told and nothing is taken out.
-    """
-    group = _size_groups(samples)
-    if group.max() == 0:
-        return np.zeros_like(values)
-    # A head may be drawn in two views, and how those differ is no matter of size.
-    head = _codes(samples, ["tower", "layer", "head", "view", "causal"])
-    dummies = np.eye(group.max() + 1)[group]
-    effect = np.linalg.lstsq(_within(dummies, head), _within(values, head), rcond=1e-6)[0]
-    made = dummies @ effect
-    return _within(made, _codes(samples, ["view", "causal"]))
-
-
 def make_space(
     features: Array | None,
     latents: NDArray[np.floating] | None,
@@ -206,29 +186,3 @@ def _away(value: pd.Series, null: pd.Series, form: str) -> Array:
     return np.log(seen, where=seen > 0, out=np.full_like(seen, np.nan)) - np.log(
         expected, where=expected > 0, out=np.full_like(seen, np.nan)
     )
-
-
-def _size_groups(samples: pd.DataFrame) -> NDArray[np.int64]:
-    """Long ``[sample]``: view, mask and size, sizes in at most `SIZE_GROUPS` groups each."""
-    made = np.zeros(len(samples), np.int64)
-    last = 0
-    for _, rows in samples.groupby(["view", "causal"], sort=True).indices.items():
-        size = samples["queries"].to_numpy()[rows] * samples["keys"].to_numpy()[rows]
-        sizes, code = np.unique(size, return_inverse=True)
-        if len(sizes) > SIZE_GROUPS:
-            edges = np.quantile(size, np.linspace(0, 1, SIZE_GROUPS + 1)[1:-1])
-            _, code = np.unique(np.searchsorted(edges, size, side="left"), return_inverse=True)
-        made[rows] = last + code
-        last += int(code.max()) + 1
-    return made
-
-
-def _codes(samples: pd.DataFrame, columns: list[str]) -> NDArray[np.int64]:
-    return samples.groupby(columns, sort=False).ngroup().to_numpy()
-
-
-def _within(values: Array, group: NDArray[np.int64]) -> Array:
-    """Values minus the mean of their group."""
-    total = np.zeros((int(group.max()) + 1, values.shape[1]))
-    np.add.at(total, group, values)
-    return values - (total / np.bincount(group)[:, None])[group]

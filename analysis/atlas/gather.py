@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,13 @@ class Gathered:
     Attributes:
         not_drawn: pairs of a head and an example without a pattern: ``tower layer head example
             reason``.
+        refused: towers without a single pattern, and why.
         exemplars: None if they were not asked for.
     """
 
     patterns: PatternSet
     not_drawn: pd.DataFrame
+    refused: dict[str, str]
     exemplars: Exemplars | None
 
 
@@ -59,11 +61,13 @@ def gather(
         exemplars: what is kept of them; None for none.
 
     Raises:
-        ValueError: fewer samples than heads; a model of which no pattern can be drawn; NaN.
+        ValueError: fewer samples than heads; NaN.
     """
     heads = sampled_heads(subject, how.samples)
-    reached = _reached(subject, progress.over("what reaches which tower", data)())
-    sampling = draw_samples(reached, heads, how.samples // len(heads), seed)
+    reached = Reached(subject)
+    for batch in progress.over("what reaches which tower", data)():
+        reached.add(batch)
+    sampling = draw_samples(reached.examples, heads, how.samples // len(heads), seed)
     patterns = PatternCollector(subject.layout, sampling, how.side)
     events = None if exemplars is None else ExemplarCollector(subject.layout, exemplars)
     engine = Engine(subject.layout, feature_measures())
@@ -88,7 +92,19 @@ def gather(
         if events is not None:
             events.finish_batch()
     found = None if events is None else events.exemplars()
-    return Gathered(patterns.patterns(features), patterns.not_drawn(), found)
+    drawn, missing = patterns.patterns(features), patterns.not_drawn()
+    return Gathered(drawn, missing, _refused(heads, drawn, missing), found)
+
+
+def _refused(heads: Sequence[Head], drawn: PatternSet, missing: pd.DataFrame) -> dict[str, str]:
+    """Why towers have no pattern at all, by the commonest reason."""
+    known = set(drawn.samples["tower"])
+    without = [tower for tower in dict.fromkeys(head.tower for head in heads) if tower not in known]
+    reasons = {tower: missing.loc[missing["tower"] == tower, "reason"].mode() for tower in without}
+    return {
+        tower: f"No pattern could be drawn: {why[0]}" if len(why) else "No example reaches it."
+        for tower, why in reasons.items()
+    }
 
 
 def sampled_heads(subject: Subject, samples: int) -> list[Head]:
@@ -115,22 +131,33 @@ def sampled_heads(subject: Subject, samples: int) -> list[Head]:
     return heads
 
 
-def _reached(subject: Subject, batches: Iterable[Batch]) -> dict[str, list[str]]:
-    """Tower -> ids of the examples with positions there.
+class Reached:
+    """Which examples have positions in which tower.
 
     All of them, where no batch says anything of the tower's positions; a batch that says nothing
     where another does has nothing for it to see.
     """
-    everyone: list[str] = []
-    found: dict[str, list[str]] = {tower: [] for tower in subject.towers}
-    told: set[str] = set()
-    for batch in batches:
+
+    def __init__(self, subject: Subject) -> None:
+        self._everyone: list[str] = []
+        self._found: dict[str, list[str]] = {tower: [] for tower in subject.towers}
+        self._told: set[str] = set()
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch in."""
         ids = [example.id for example in batch.examples]
-        everyone += ids
-        for tower, mine in found.items():
+        self._everyone += ids
+        for tower, mine in self._found.items():
             tokens = batch.tokens.towers.get(tower)
             if tokens is not None and len(tokens):
-                told.add(tower)
+                self._told.add(tower)
                 rows = sorted(set(tokens.example[tokens.example >= 0].tolist()))
                 mine += [ids[row] for row in rows]
-    return {tower: mine if tower in told else everyone for tower, mine in found.items()}
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        """Tower -> ids."""
+        return {
+            tower: mine if tower in self._told else self._everyone
+            for tower, mine in self._found.items()
+        }

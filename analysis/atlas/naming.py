@@ -165,6 +165,30 @@ def name_clusters(
     }
 
 
+def name_heads(
+    samples: pd.DataFrame,
+    features: pd.DataFrame,
+    nulls: pd.DataFrame,
+    rules: Sequence[Rule] = RULES,
+) -> pd.DataFrame:
+    """The name of each head's own patterns, whatever cluster they lie in.
+
+    A cluster is named by the mean of all its members: a head that stands out among them may bear
+    another name by itself.
+
+    Returns:
+        A line per head: ``tower layer head own_name own_sentence``.
+    """
+    import pandas as pd
+
+    keys = ["tower", "layer", "head"]
+    lines = []
+    for head, rows in samples.groupby(keys, sort=True).indices.items():
+        own = name_patterns(features.iloc[rows], nulls.iloc[rows], rules)
+        lines.append((*head, own.name, own.sentence))  # pyright: ignore
+    return pd.DataFrame(lines, columns=[*keys, "own_name", "own_sentence"])
+
+
 def _judge(rule: Rule, features: pd.DataFrame, nulls: pd.DataFrame) -> Judged | None:
     columns = list(rule.columns)
     if any(name not in features for name in columns) or features.empty:

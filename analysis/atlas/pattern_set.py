@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atomic_file import written_atomically
+from analysis.run_files import RunError, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ SAMPLE_COLUMNS = (
 """Columns that every sample has; `mass` and `empty` may follow."""
 
 _PATTERNS, _SAMPLES, _FEATURES = "patterns.safetensors", "samples.parquet", "features.parquet"
+_AGAIN = "Run `headscope atlas` on the model again, into another folder."
 _ROUNDING = 5e-3
 """A row of float16 numbers that sums to one sums to within this."""
 
@@ -131,10 +133,10 @@ class PatternSet:
         """The set that `save` wrote into a folder.
 
         Raises:
-            ValueError: there is none, or its files cannot be read or do not belong together.
+            RunError: a file cannot be read.
+            ValueError: there is none, or its files do not belong together.
         """
         import pandas as pd
-        from pyarrow import ArrowException
         from safetensors import SafetensorError, safe_open
 
         absent = [n for n in (_PATTERNS, _SAMPLES, _FEATURES) if not (folder / n).is_file()]
@@ -143,17 +145,15 @@ class PatternSet:
                 f"{folder} must hold the patterns of an atlas, {', '.join(absent)} is not there. "
                 "Run `headscope atlas` on the model to keep patterns."
             )
+        samples = read_table(folder / _SAMPLES, _AGAIN)
+        both = read_table(folder / _FEATURES, _AGAIN)
         try:
-            samples = pd.read_parquet(folder / _SAMPLES)
-            both = pd.read_parquet(folder / _FEATURES)
             with safe_open(folder / _PATTERNS, "numpy") as file:
                 images = file.get_tensor("images")
                 about = json.loads((file.metadata() or {})["about"])
-        except (SafetensorError, ArrowException, KeyError, ValueError, OSError) as error:
-            raise ValueError(
-                f"The patterns in {folder} cannot be read ({error}). Delete the folder and run "
-                "`headscope atlas` again."
-            ) from error
+                side, seed = int(about["side"]), int(about["seed"])
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise RunError(f"{folder / _PATTERNS} cannot be read ({error}). {_AGAIN}") from error
         features, nulls = (
             pd.DataFrame(
                 {n.removeprefix(kind): both[n] for n in both if str(n).startswith(kind)},
@@ -161,7 +161,7 @@ class PatternSet:
             )
             for kind in ("value:", "null:")
         )
-        return cls(images, samples, features, nulls, int(about["side"]), int(about["seed"]))
+        return cls(images, samples, features, nulls, side, seed)
 
 
 def _beside(features: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:

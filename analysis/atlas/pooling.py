@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import OrderedDict
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,11 @@ Pattern = TypeVar("Pattern", Tensor, NDArray)
 
 LEAST_MASS = 1e-12
 """A row with less weight than this on the keys that are drawn has none there."""
+
+TABLE_BYTES = 1 << 25
+"""What tables of lengths seen before may take: three of 32,768 positions and 64 cells."""
+
+_POSITIONS = 4096
 
 
 def pool(pattern: Pattern, side: int) -> Pattern:
@@ -54,26 +60,64 @@ def pool(pattern: Pattern, side: int) -> Pattern:
 
 def average_queries(queries: int, side: int) -> Tensor:
     """R: float64 ``[side query]``, rows sum to one: the share of a cell that each query makes."""
-    return _overlap(queries, side).T / queries
+    return _TABLES.find(queries, side).double().T / queries
 
 
 def split_keys(keys: int, side: int) -> Tensor:
     """C: float64 ``[key side]``, rows sum to one: the share of a key that lies in each cell."""
-    return _overlap(keys, side) / side
+    return _TABLES.find(keys, side).double() / side
 
 
-@lru_cache(maxsize=64)
+class _Tables:
+    """Tables of `_overlap`: the last ones that were asked for, as many as fit into some bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._kept: OrderedDict[tuple[int, int, str], Tensor] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(table.nbytes for table in self._kept.values())
+
+    def find(self, count: int, side: int, device: torch.device | str = "cpu") -> Tensor:
+        """Float32 ``[position cell]``; one that does not fit is made anew each time."""
+        key = count, side, str(device)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        table = _overlap(count, side).to(device)
+        with self._lock:
+            if table.nbytes <= self.most_bytes:
+                self._kept[key] = table
+                while self.nbytes > self.most_bytes:
+                    self._kept.popitem(last=False)
+        return table
+
+
+_TABLES = _Tables(TABLE_BYTES)
+
+
 def _overlap(count: int, side: int) -> Tensor:
-    # In units of 1 / (count * side) of the axis all edges are integers, so that nothing is rounded.
+    """Float32 ``[position cell]``: how much of a position lies in a cell, in whole numbers.
+
+    In units of ``1 / (count * side)`` of the axis all edges are integers, so that nothing is
+    rounded; no overlap is longer than a position or a cell, so that float32 holds it.
+    """
     if count < 1 or side < 1:
         raise ValueError(
             f"Pooling must go from at least one position to at least one cell, got {count} "
             f"positions and {side} cells."
         )
-    start, cell = torch.arange(count) * side, torch.arange(side) * count
-    last = torch.minimum(start[:, None] + side, cell[None] + count)
-    first = torch.maximum(start[:, None], cell[None])
-    return (last - first).clamp_min(0).double()
+    table = torch.empty(count, side)
+    cell = torch.arange(side) * count
+    for begin in range(0, count, _POSITIONS):
+        some = torch.arange(begin, min(begin + _POSITIONS, count))
+        start = some[:, None] * side
+        last = torch.minimum(start + side, cell + count)
+        table[some] = (last - torch.maximum(start, cell)).clamp_min(0).float()
+    return table
 
 
 class Pooler:
@@ -91,13 +135,14 @@ class Pooler:
     def __init__(
         self, patterns: int, queries: int, keys: int, side: int, device: torch.device | str = "cpu"
     ) -> None:
-        self._average = average_queries(queries, side).float()
-        self._split = split_keys(keys, side).float().to(device)
+        # Poolers of one length share a table, which is scaled where it is used.
+        self._of_queries = _TABLES.find(queries, side, "cpu")
+        self._of_keys = _TABLES.find(keys, side, device)
         self._sums = torch.zeros(patterns, side, side, device=device)
         self._counted = torch.zeros(patterns, side, device=device)
         self._mass = torch.zeros(patterns, dtype=torch.float64, device=device)
         self._there = torch.zeros(patterns, dtype=torch.long, device=device)
-        self._queries = queries
+        self._queries, self._side = queries, side
 
     def add(self, part: Tensor, queries: Tensor, keys: Tensor) -> None:
         """Take in some rows.
@@ -111,11 +156,12 @@ class Pooler:
         there = mass >= LEAST_MASS
         share = mass.reciprocal().masked_fill(~there, 0.0)
         # Rows that follow one another lie in few cells: averaged first, they cost little.
-        average = self._average[:, queries]
+        average = self._of_queries[queries].T / self._queries
         touched = average.any(1).nonzero().flatten()
         cells = slice(int(touched[0]), int(touched[-1]) + 1)
         average = average[cells].to(part.device)
-        self._sums[:, cells] += (average * share[:, None]) @ part @ self._split[keys]
+        pooled = (average * share[:, None]) @ part @ _taken(self._of_keys, keys)
+        self._sums[:, cells] += pooled / self._side
         self._counted[:, cells] += there.float() @ average.T
         self._mass += mass.double().sum(-1)
         self._there += there.sum(-1)
@@ -135,3 +181,11 @@ class Pooler:
     def empty(self) -> Tensor:
         """Long ``[pattern]``: number of rows without weight on the drawn keys."""
         return self._queries - self._there
+
+
+def _taken(table: Tensor, places: Tensor) -> Tensor:
+    """Some rows of a table; without a copy where they are its first ones, in order."""
+    count = places.numel()
+    if torch.equal(places, torch.arange(count, device=places.device)):
+        return table[:count]
+    return table[places.to(table.device)]

@@ -4,6 +4,8 @@ A number of clusters counts if both halves agree on it (adjusted Rand index, Hub
 1985), more than halves of a single cloud of the same spread would, and if there is a gap around a
 cluster: along the line to each other cluster, drawn with one half, the other half lies in two
 heaps. The first alone is not enough: two halves also agree on where to cut a long cloud in two.
+Clusters that are the same heads at other sizes are one before anything is counted
+(`analysis.atlas.sizes`).
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.atlas.clusters import Asked, Found, Method, find
-from analysis.atlas.dip import SURE, dip_score
+from analysis.atlas.clusters import NO_CLUSTER, Asked, Method, counted, find
+from analysis.atlas.dip import SURE
+from analysis.atlas.gaps import FEWEST, mean_gaps
+from analysis.atlas.halving import Halving, halved
+from analysis.atlas.sizes import Sizes
 from analysis.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 STABLE = 0.7
 """Least agreement of halves that is called stable."""
@@ -31,10 +37,10 @@ STABLE = 0.7
 LEAST = 40
 """Fewer patterns than this are not cut into halves: nothing could be told from them."""
 
-_EVEN = 0.01
-_LOPSIDED = 3
-_FEWEST = 8
-_RIDGE = 1e-3
+
+EVEN = 0.04
+"""Agreements that differ by less are as good as each other: a mean of five halvings moves by about
+as much from seed to seed. The best of the halvings would not do, as one of five is often lucky."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,29 @@ class Choice:
     Attributes:
         asked: what was chosen; None where there is no structure.
         table: a line per candidate: ``method number clusters``, ``agreement`` (mean adjusted Rand
-            index of halves) with ``agreement_low agreement_high`` over the seeds, ``reference``
-            (the largest of the clouds without structure), ``gap`` (`dip_score` of the most
-            isolated cluster), ``isolated`` (clusters with a sure gap around them) and ``holds``.
-        verdict: one sentence.
+            index of halves) with ``agreement_low agreement_high`` over the ``halvings``, ``gap``
+            (`dip_score` of the most isolated cluster), ``isolated`` (clusters with a sure gap
+            around them), ``reference`` (agreement on clouds without structure, the largest) and
+            ``holds``. What cannot hold any more is not measured further: halving ends when the
+            mean cannot become stable, gaps (NaN) are looked for where it is, and references (NaN)
+            where there is a gap.
+        why: what speaks for the choice, to be said of clusters (`said_of`); or a sentence why there
+            is no structure.
         seconds: how long it took.
     """
 
     asked: Asked | None
     table: pd.DataFrame
-    verdict: str
+    why: str
     seconds: float
+
+    def said_of(self, labels: Rows) -> str:
+        """One sentence: how many clusters ``labels [sample]`` are, and how sure that is."""
+        if self.asked is None:
+            return self.why
+        outside = float((labels == NO_CLUSTER).mean())
+        none = f", and {outside:.0%} of the patterns in none" if outside else ""
+        return f"{counted(labels)}{none}: {self.why}"
 
     @property
     def agreement(self) -> float:
@@ -88,12 +106,17 @@ def choose(
     seed: int,
     options: StabilityOptions | None = None,
     progress: Progress | None = None,
+    sizes: Sizes | None = None,
 ) -> Choice:
     """The number of clusters of patterns ``[sample axis]``.
 
-    Of the candidates that hold, the one that halves agree on best; of those that come within 0.01
-    of its mean in their best halving, the one with the most clusters: two kinds taken together are
-    agreed on as well as two kinds told apart.
+    Of the candidates that hold, those go first of whose clusters at least half have a gap around
+    them: halves agree, too, on where to cut a kind that is long. Of these the one with the most
+    clusters on which halves agree as well as on any, or nearly so (`EVEN`): two kinds taken
+    together are agreed on as well as two kinds told apart.
+
+    Args:
+        sizes: of the patterns, where they have several; see `analysis.atlas.clusters.find`.
     """
     import pandas as pd
 
@@ -109,39 +132,18 @@ def choose(
     if float(space.var(0).sum()) <= 1e-20:
         return Choice(None, _table([]), "No structure: all patterns are the same.", 0.0)
     some = np.sort(dice.permutation(len(space))[: options.patterns])
-    looked = space[some]
+    looked, compared = space[some], None if sizes is None else sizes.of(some)
     clouds = [dice.standard_normal(looked.shape) * looked.std(0) for _ in range(options.references)]
     candidates = _candidates(len(looked), options)
     stage = (progress or Progress()).stage("stability", len(candidates), "numbers of clusters")
     lines = []
     for asked in candidates:
-        halves = [_halved(looked, asked, seed + turn) for turn in range(options.seeds)]
-        agreed = np.array([score for score, _ in halves])
-        gaps = _mean_gaps([gap for _, gap in halves])
-        beside = [_halved(cloud, asked, seed + n, gaps=False)[0] for n, cloud in enumerate(clouds)]
-        reference = max(beside, default=float("nan"))
-        isolated = int((gaps > SURE).sum())
-        lines.append(
-            {
-                "method": asked.method,
-                "number": asked.number,
-                "clusters": asked.number if asked.method != "hdbscan" else len(gaps),
-                "agreement": float(agreed.mean()),
-                "agreement_low": float(agreed.min()),
-                "agreement_high": float(agreed.max()),
-                "reference": reference,
-                "gap": float(gaps.max(initial=0.0)),
-                "isolated": isolated,
-                "holds": bool(
-                    agreed.mean() >= STABLE and not agreed.mean() <= reference and isolated >= 1
-                ),
-            }
-        )
+        lines.append(_line(looked, asked, seed, options, clouds, compared))
         stage.step()
     stage.end()
     table = pd.DataFrame(lines)
-    asked, verdict = _judge(table, candidates)
-    return Choice(asked, table, verdict, time.monotonic() - began)
+    asked, why = _judge(table, candidates)
+    return Choice(asked, table, why, time.monotonic() - began)
 
 
 def agreement_of_seeds(space: Array, asked: Asked, seeds: Sequence[int]) -> Array:
@@ -158,102 +160,97 @@ def agreement_of_seeds(space: Array, asked: Asked, seeds: Sequence[int]) -> Arra
     )
 
 
+def _line(
+    space: Array,
+    asked: Asked,
+    seed: int,
+    options: StabilityOptions,
+    clouds: Sequence[Array],
+    sizes: Sizes | None,
+) -> dict[str, object]:
+    """A line of the table. What cannot count any more is not measured further."""
+    made = _halvings(space, asked, range(seed, seed + options.seeds), sizes)
+    agreed = np.array([one.agreed for one in made])
+    stable = bool(agreed.mean() >= STABLE)
+    widths = mean_gaps([one.gaps for one in made]) if stable else np.zeros(0)
+    isolated = int((widths > SURE).sum())
+    beside = [
+        halved(cloud, asked, seed + turn).agreed
+        for turn, cloud in enumerate(clouds)
+        if stable and isolated
+    ]
+    reference = max(beside, default=float("nan"))
+    known = float("nan") if not stable else float(widths.max(initial=0.0))
+    return {
+        "method": asked.method,
+        "number": asked.number,
+        "clusters": int(np.median([one.clusters for one in made])),
+        "halvings": len(made),
+        "agreement": float(agreed.mean()),
+        "agreement_low": float(agreed.min()),
+        "agreement_high": float(agreed.max()),
+        "gap": known,
+        "isolated": isolated if stable else float("nan"),
+        "reference": reference,
+        "holds": bool(stable and isolated and not agreed.mean() <= reference),
+    }
+
+
 def _candidates(count: int, options: StabilityOptions) -> list[Asked]:
     if options.method == "hdbscan":
         shares = (0.01, 0.02, 0.03, 0.05, 0.08)
         return [Asked("hdbscan", n) for n in sorted({max(round(s * count), 8) for s in shares})]
     # A half must have a few patterns for each cluster.
-    most = min(options.most, count // (2 * _FEWEST))
+    most = min(options.most, count // (2 * FEWEST))
     return [Asked(options.method, number) for number in range(2, most + 1)]
 
 
-def _halved(space: Array, asked: Asked, seed: int, gaps: bool = True) -> tuple[float, Array]:
-    """How well two halves agree on the second, and how isolated each cluster of the first is."""
-    from sklearn.metrics import adjusted_rand_score
-
-    order = np.random.default_rng(seed).permutation(len(space))
-    first, second = space[order[: len(space) // 2]], space[order[len(space) // 2 :]]
-    try:
-        mine = find(first, asked.halved(), seed)
-        theirs = find(second, asked.halved(), seed + 1)
-    except ValueError:
-        # A half has fewer different patterns than clusters, so there are not so many.
-        return 0.0, np.zeros(0)
-    placed = mine.place(second)
-    agreed = float(adjusted_rand_score(placed, theirs.labels))
-    if asked.method == "hdbscan" and max(mine.count, theirs.count) == 0:
-        agreed = 0.0  # Both found nothing, which is no agreement on clusters.
-    return agreed, _gaps(mine, second, placed) if gaps else np.zeros(0)
-
-
-def _gaps(mine: Found, second: Array, placed: NDArray[np.int64]) -> Array:
-    """Float ``[cluster]``: the least `dip_score` of the other half on lines to other clusters."""
-    count = mine.count
-    least = np.full(count, np.inf)
-    for one in range(count):
-        for other in range(one):
-            score = _pair_gap(mine, second, placed, one, other)
-            least[[one, other]] = np.minimum(least[[one, other]], score)
-    return np.where(np.isfinite(least), least, 0.0)
-
-
-def _pair_gap(mine: Found, second: Array, placed: NDArray[np.int64], one: int, other: int) -> float:
-    here, there = mine.space[mine.labels == one], mine.space[mine.labels == other]
-    left, right = second[placed == one], second[placed == other]
-    if min(len(here), len(there), len(left), len(right)) < _FEWEST:
-        return 0.0
-    middle = here.mean(0), there.mean(0)
-    within = np.concatenate([here - middle[0], there - middle[1]])
-    spread = within.T @ within / len(within)
-    spread += _RIDGE * max(float(mine.space.var(0).sum()), 1e-12) * np.eye(len(spread))
-    line = np.linalg.solve(spread, middle[0] - middle[1])
-    # A large cluster is thinned: else its own heap hides a small one beside it.
-    most = _LOPSIDED * min(len(left), len(right))
-    return dip_score(np.concatenate([_thinned(left, most), _thinned(right, most)]) @ line)
-
-
-def _thinned(values: Array, most: int) -> Array:
-    if len(values) <= most:
-        return values
-    return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
-
-
-def _mean_gaps(found: list[Array]) -> Array:
-    """The mean over halvings of the widest gap, of the second, and so on, as far as most have it.
-
-    Clusters of two halvings have no names in common, so they are compared by rank.
-    """
-    count = int(np.median([len(gaps) for gaps in found]))
-    ranked = np.zeros((len(found), count))
-    for turn, gaps in enumerate(found):
-        widest = np.sort(gaps)[::-1][:count]
-        ranked[turn, : len(widest)] = widest
-    return ranked.mean(0)
+def _halvings(
+    space: Array, asked: Asked, seeds: Sequence[int], sizes: Sizes | None
+) -> list[Halving]:
+    """As many halvings as it takes to see that their mean is not stable, else all."""
+    made: list[Halving] = []
+    for turn, seed in enumerate(seeds):
+        made.append(halved(space, asked, seed, sizes))
+        best = sum(one.agreed for one in made) + len(seeds) - 1 - turn
+        if best < STABLE * len(seeds):
+            break
+    return made
 
 
 def _judge(table: pd.DataFrame, candidates: list[Asked]) -> tuple[Asked | None, str]:
     held = table[table["holds"]]
     if held.empty:
         return None, _why_none(table)
-    near = held[held["agreement_high"] >= held["agreement"].max() - _EVEN]
+    most = held[2 * held["isolated"] >= held["clusters"]]
+    asked = held if most.empty else most
+    near = asked[asked["agreement"] >= asked["agreement"].max() - EVEN]
     best = near["clusters"].idxmax()
     line = table.loc[best]
+    beside = ""
+    if line["reference"] == line["reference"]:
+        beside = f"; of a cloud without structure to {line['reference']:.2f} at most"
     return candidates[int(best)], (
-        f"{int(line['clusters'])} clusters: halves agree to {line['agreement']:.2f} (adjusted Rand "
-        f"index; a cloud without structure to {line['reference']:.2f} at most), and "
-        f"{int(line['isolated'])} of them have a gap around them."
+        f"halves of the patterns agree to {line['agreement']:.2f} (adjusted Rand index{beside}), "
+        f"and there {int(line['isolated'])} of {int(line['clusters'])} have a gap around them."
     )
 
 
 def _why_none(table: pd.DataFrame) -> str:
-    best = table.loc[table["agreement"].idxmax()]
-    beside = f"halves agree to {best['agreement']:.2f} at best (adjusted Rand index)"
-    stable = table[(table["agreement"] >= STABLE) & ~(table["agreement"] <= table["reference"])]
+    stable = table[table["agreement"] >= STABLE]
     if stable.empty:
-        return f"No structure: {beside}, which is less than {STABLE} or no more than by chance."
+        best = table["agreement"].max()
+        return (
+            f"No structure: halves agree to {best:.2f} at best (adjusted Rand index), which is "
+            f"less than {STABLE}."
+        )
+    best = stable.loc[stable["agreement"].idxmax()]
+    beside = f"halves agree to {best['agreement']:.2f} at best (adjusted Rand index)"
+    if (stable["isolated"] > 0).any():
+        return f"No structure: {beside}, which is no more than halves of a cloud without structure."
     return (
-        f"No structure: {beside}, but nothing has a gap around it (score {table['gap'].max():.2f}, "
-        f"a gap is sure above {SURE}), so patterns differ by degrees and not by kinds."
+        f"No structure: {beside}, but nothing has a gap around it (score {stable['gap'].max():.2f},"
+        f" a gap is sure above {SURE}), so patterns differ by degrees and not by kinds."
     )
 
 
@@ -261,7 +258,7 @@ def _table(lines: list[dict]) -> pd.DataFrame:
     import pandas as pd
 
     names = (
-        "method", "number", "clusters", "agreement", "agreement_low", "agreement_high",
-        "reference", "gap", "isolated", "holds",
+        "method", "number", "clusters", "halvings", "agreement", "agreement_low",
+        "agreement_high", "gap", "isolated", "reference", "holds",
     )  # fmt: skip
     return pd.DataFrame(lines, columns=list(names))

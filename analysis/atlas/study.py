@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.atlas.atlas import SECTION, Atlas, make_atlas
+from analysis.atlas.atlas import SECTION, Atlas, Kept, make_atlas, map_options
+from analysis.atlas.enough import refuse_too_few
 from analysis.atlas.exemplars import ExemplarOptions
 from analysis.atlas.gather import gather, sampled_heads
 from analysis.atlas.head_mix import NO_CLUSTERS
@@ -44,8 +45,17 @@ class AtlasStudy:
     atlas: Atlas | None = None
     progress: Progress = field(default_factory=Progress, repr=False)
 
+    def refuse(self, subject: Subject, data: Data) -> None:
+        """Nothing, if there may be a map of these data.
+
+        Raises:
+            ValueError: no attention that can be captured, fewer samples than heads, or too few
+                patterns for a map or for so many clusters.
+        """
+        refuse_too_few(subject, data, self.how.samples, map_options(self.how, self.seed))
+
     def begin(self, subject: Subject, data: Data) -> None:
-        """Refuse what cannot be drawn before anything is run.
+        """Refuse a model that cannot be drawn.
 
         Raises:
             ValueError: no attention that can be captured, or fewer samples than heads.
@@ -57,13 +67,28 @@ class AtlasStudy:
         return BatchScores.nothing([example.id for example in batch.examples])
 
     def finish(self, subject: Subject, data: Data, tally: Tally) -> Mapping[str, pd.DataFrame]:
-        """Draw the patterns and make the map; its files are written by `save`."""
+        """Draw the patterns and make the map; its files are written by `save`.
+
+        A map that cannot be made of what was drawn is said in the atlas, and is no error.
+        """
+        kept = self._drawn(subject, data)
+        self.atlas = make_atlas(kept, self.how, self.seed, self.progress)
+        return {}
+
+    def rehearse(self, subject: Subject, data: Data, examples: int) -> str:
+        """What `finish` does, but for the map, of which some batches can tell nothing."""
+        self._drawn(subject, data)
+        heads = sampled_heads(subject, self.how.samples)
+        most = len(heads) * min(self.how.samples // len(heads), examples)
+        return (
+            f"the maps of at most {most:,} patterns (20,000 of 64 x 64 take about two minutes and "
+            "1.2 GiB on two cores, few of them seconds)"
+        )
+
+    def _drawn(self, subject: Subject, data: Data) -> Kept:
         exemplars = ExemplarOptions(seed=self.seed) if self.how.exemplars else None
         found = gather(subject, data, self.how, self.seed, exemplars, self.progress)
-        self.atlas = make_atlas(
-            found.patterns, found.exemplars, found.not_drawn, self.how, self.seed, self.progress
-        )
-        return {}
+        return Kept(found.patterns, found.exemplars, found.not_drawn, found.refused)
 
     def save(self, folder: Path) -> None:
         """Write the atlas into its section."""

@@ -105,6 +105,10 @@ class Study(Protocol):
 
     A study may also have
 
+    - a method ``refuse(subject, data)``: raises ValueError where nothing will come of this model
+      and these data, as far as a batch or two tell; asked before anything is written;
+    - a method ``rehearse(subject, data, examples) -> str``: what `finish` does, as far as its time
+      on some batches tells that on so many examples, and in words what it leaves out;
     - a method ``lines(subject, inputs) -> DataFrame | None``: lines of the head table that are no
       sums over the user's examples, such as those of probes and of weights; asked for after
       `finish`, where there is a run folder;

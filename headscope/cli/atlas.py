@@ -8,16 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from headscope.cli.options import (
+    BatchSize,
+    Data,
     Device,
     DeviceMap,
     Dtype,
     Json,
+    Limit,
+    Out,
+    Resume,
     Revision,
     TrustRemoteCode,
     load_subject,
 )
+from headscope.cli.resuming import interruptible, refuse_resume_without
 
-_INTERRUPTED = 130
 _OF_MODELS = (
     "data", "samples", "side", "exemplars", "measures", "limit", "batch_size", "out", "resume",
 )  # fmt: skip
@@ -34,13 +39,7 @@ def atlas(
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundled set, a folder of images, a text file, a JSONL, or hf:NAME:SPLIT. "
-            "Default: the bundled set that fits."
-        ),
-    ] = None,
+    data: Data = None,
     samples: Annotated[
         int, typer.Option(help="Most patterns in all; every head gets as many.")
     ] = 20_000,
@@ -63,20 +62,16 @@ def atlas(
     measures: Annotated[
         str, typer.Option(help="Streaming measures of the run beside the atlas.")
     ] = "all",
-    limit: Annotated[int | None, typer.Option(help="Read at most so many examples.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples per forward.")] = 8,
+    limit: Limit = None,
+    batch_size: BatchSize = 8,
     seed: Annotated[
         int, typer.Option(help="Of samples, autoencoder, map, clusters and bootstrap.")
     ] = 0,
     section: Annotated[
         str, typer.Option(help="Of a RUN: the name of the section that the new map goes to.")
     ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-DATA-TIME.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in --out.")
-    ] = False,
+    out: Out = None,
+    resume: Resume = False,
     as_json: Json = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -102,13 +97,27 @@ def atlas(
         return
     if section:
         raise AskedWrongly("`--section` must come with the folder of a run, not with a model.")
-    if resume and out is None:
-        raise AskedWrongly("`--resume` needs `--out`, the folder of the unfinished run.")
+    refuse_resume_without(out, resume)
     names = ",".join(name for name in (measures, "atlas") if name)
     options = Options(names, limit, batch_size, seed, atlas=how)
     subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
     data = data or default_data(subject)
-    run_scoring(subject, data, out or default_folder(model, data), options, resume, as_json)
+    out = out or default_folder(model, data)
+    run_scoring(subject, data, out, options, resume, as_json)
+    _refuse_no_map(out)
+
+
+def _refuse_no_map(out: Path) -> None:
+    """Nothing, if a finished run has the map that was asked for.
+
+    Raises:
+        ValueError: it has none of any tower; all else is there.
+    """
+    from analysis.atlas.atlas_files import SECTION, read_about
+
+    about = read_about(out / SECTION)
+    if not about["towers"]:
+        raise ValueError(f"{about['verdict']} All else is in {out}.")
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -120,7 +129,7 @@ def _map_again(folder: str, section: str, how: Any, seed: int, as_json: bool) ->
     from analysis.run_folder import open_run
     from headscope.cli.atlas_report import atlas_record, print_atlas
     from headscope.cli.progress_bars import stages
-    from headscope.cli.screen import note, print_json
+    from headscope.cli.screen import print_json
     from headscope.pattern_atlas import map_again
     from headscope.plan import AskedWrongly
 
@@ -130,12 +139,9 @@ def _map_again(folder: str, section: str, how: Any, seed: int, as_json: bool) ->
             "A new map of a run's patterns must go to a section of its own. Name one, such as "
             "`--section atlas_2`; what the run has is shown by `headscope show`."
         )
-    try:
-        with stages(f"patterns of {folder}") as shown:
-            map_again(run, section, how, seed, shown)
-    except KeyboardInterrupt:
-        note("Interrupted; the section is unfinished: start again.")
-        raise typer.Exit(_INTERRUPTED) from None
+    left = "the section is unfinished: start again."
+    with interruptible(lambda: left), stages(f"patterns of {folder}") as shown:
+        map_again(run, section, how, seed, shown)
     run = open_run(folder)
     if as_json:
         print_json(atlas_record(run.sections[section]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from analysis.atlas.naming import MIXED
 from analysis.precision import plain
 from headscope.cli.screen import print_lines, print_table, wrapped
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SECTION, ABOUT = "atlas", "atlas.json"
 _HEADS_SHOWN = 12
+_REASONS_SHOWN = 3
 
 
 def print_atlas(run: Run, name: str = SECTION) -> None:
@@ -29,10 +31,8 @@ def print_atlas(run: Run, name: str = SECTION) -> None:
             tower, told, clusters[clusters["tower"] == tower], mix[mix["tower"] == tower],
             int((points["tower"] == tower).sum()),
         )  # fmt: skip
-    lines = [f"{tower}: {why}" for tower, why in about["refused"].items()]
-    missed = len(section.table("not_drawn"))
-    if missed:
-        lines.append(f"{missed:,} pairs of a head and an example have no pattern: not_drawn.")
+    lines = [f"No map of {tower}: {why}" for tower, why in about["refused"].items()]
+    lines += _missing(section)
     lines.append(f"More in {section.path}: {', '.join(section.tables)}.")
     print_lines("", *wrapped(lines))
 
@@ -45,7 +45,7 @@ def _print_tower(
             str(line.cluster) if line.cluster >= 0 else "none",
             str(line.name),
             f"{100 * line.share:.0f} %",
-            _heads(mix[mix["most"] == line.cluster]),
+            _heads(mix[mix["most"] == line.cluster], str(line.name)),
             str(line.sentence).partition(": ")[2],
         ]
         for line in clusters.itertuples(index=False)
@@ -64,13 +64,47 @@ def atlas_record(section: Section) -> dict[str, Any]:
     return {
         "section": str(section.path),
         "about": _about(section),
+        "not_drawn": [{"reason": why, "pairs": n} for why, n in _not_drawn(section)],
+        "without_exemplars": _without_exemplars(section),
         "clusters": section.table("clusters").to_dict("records"),
         "heads": section.table("head_mix").to_dict("records"),
     }
 
 
 def _about(section: Section) -> dict[str, Any]:
-    return json.loads((section.path / ABOUT).read_text(encoding="utf-8"))
+    from analysis.atlas.atlas_files import read_about
+
+    return read_about(section.path)
+
+
+def _not_drawn(section: Section) -> list[tuple[str, int]]:
+    """Reasons why pairs of a head and an example have no pattern, the commonest first."""
+    return Counter(section.table("not_drawn")["reason"]).most_common()
+
+
+def _without_exemplars(section: Section) -> list[dict[str, str]]:
+    """Which exemplars a tower has none of, and why."""
+    from analysis.atlas.exemplars.result import read_reasons
+
+    found = read_reasons(section.path)
+    return [{"tower": tower, "what": what, "reason": why} for (tower, what), why in found.items()]
+
+
+def _missing(section: Section) -> list[str]:
+    """What has no pattern or no exemplars, by reason."""
+    reasons = _not_drawn(section)
+    shown = [f"{count:,}: {why}" for why, count in reasons[:_REASONS_SHOWN]]
+    lines = []
+    if reasons:
+        total, more = sum(count for _, count in reasons), len(reasons) - len(shown)
+        lines.append(f"{total:,} pairs of a head and an example have no pattern (not_drawn):")
+        lines += [f"  {line}" for line in shown]
+        lines += [f"  and {more} more reasons"] if more > 0 else []
+    lines += [
+        f"Without {line['what']} in {line['tower']}: {line['reason']}"
+        for line in _without_exemplars(section)
+    ]
+    return lines
 
 
 def _beside(about: dict[str, Any]) -> list[str]:
@@ -94,7 +128,16 @@ def _verdicts(mix: pd.DataFrame) -> list[str]:
     return said
 
 
-def _heads(lines: pd.DataFrame) -> str:
+def _heads(lines: pd.DataFrame, cluster: str = "") -> str:
+    """Heads by name, with what the rules call a head's own patterns where its cluster's is another.
+
+    Older atlases do not have them.
+    """
     names = [f"L{layer}H{head}" for layer, head in zip(lines["layer"], lines["head"], strict=True)]
+    if cluster and "own_name" in lines:
+        names = [
+            name if own in (cluster, MIXED) else f"{name} ({own})"
+            for name, own in zip(names, lines["own_name"], strict=True)
+        ]
     more = len(names) - _HEADS_SHOWN
     return (" ".join(names[:_HEADS_SHOWN]) or "–") + (f" and {more} more" if more > 0 else "")

@@ -16,7 +16,6 @@ from headscope.evaluating.evaluation_folder import (
     answered,
     is_evaluation,
 )
-from headscope.plan import AskedWrongly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,13 +71,14 @@ def result_of(
     """What full journals say.
 
     Raises:
-        AskedWrongly: not one prompt could be asked.
+        RunError: not one prompt could be asked, such as where no image decodes.
     """
+    from analysis.run_files import RunError
     from headscope.evaluating.tables import answers_frame, evaluation_frame, reports_of
 
     skipped = [*task.skipped, *journals[conditions[0].name].skipped]
     if not any(journal.answered for journal in journals.values()):
-        raise AskedWrongly(
+        raise RunError(
             f"None of the {len(task.prompts)} prompts could be asked; the first: "
             f"{skipped[0]['reason'] if skipped else 'there was none'}"
         )

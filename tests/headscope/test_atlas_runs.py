@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import headscope as hs
-from analysis.atlas.atlas import Atlas, make_atlas
-from analysis.atlas.options import AtlasOptions
+from analysis.atlas.atlas import Atlas
 from headscope.cli.entry import main
 
 HEADS = [f"L{layer}H{head}" for layer in (0, 1) for head in range(8)]
@@ -117,13 +116,6 @@ def test_what_cannot_be_is_a_sentence(
     more = [] if "--resume" in words else ["--out", str(tmp_path / "run")]
     assert main(["atlas", *words.split(), *more]) == code
     assert sentence in capsys.readouterr().err
-
-
-def test_too_few_patterns_for_a_map_are_a_sentence(folder: Path) -> None:
-    known = Atlas.load(folder / "atlas")
-    few = known.patterns.of(np.arange(len(known.points)) < 12)
-    with pytest.raises(ValueError, match="at least 16 patterns, language has 12. Take more"):
-        make_atlas(few, None, known.not_drawn, AtlasOptions(side=16), seed=0)
 
 
 def test_a_run_without_patterns_says_what_to_run(tmp_path: Path, capsys: Any) -> None:

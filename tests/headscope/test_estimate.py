@@ -144,3 +144,17 @@ def test_nothing_that_can_be_read_is_said(tmp_path, capsys):
     data.write_text("t01 " * 5000)
     assert main(["score", "repeat-lm", "--data", str(data), "--dry-run"]) == 1
     assert "None of the 1 examples of" in capsys.readouterr().err
+
+
+def test_an_atlas_is_tried_without_its_map_and_it_is_said(subject, monkeypatch, capsys):
+    def made(*_, **__):
+        raise AssertionError("A map was made.")
+
+    monkeypatch.setattr("analysis.atlas.study.make_atlas", made)
+    found = estimate(subject, "repeats", Options("atlas", limit=24))
+    (what,) = found.left_out
+    assert what.startswith("the maps of at most 384 patterns (20,000 of 64 x 64 take about two")
+    assert found.lines()[-2] == f"without  {what}"
+    assert found.parts["tables"] > 0
+    assert main("score repeat-lm --measures atlas --limit 24 --dry-run --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == [what]

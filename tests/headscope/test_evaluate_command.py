@@ -98,3 +98,21 @@ def test_one_sentence_and_an_exit_code(arguments, sentence, code, tmp_path, monk
     assert sentence in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "sentence"),
+    [
+        ({"objects": ["red star"]}, 1, "None of the 2 prompts could be asked; the first: Image"),
+        ({}, 2, "the data need `objects`"),
+    ],
+)
+def test_images_that_do_not_decode_are_no_wrong_question(more, code, sentence, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no image at all")
+    lines = [{"id": name, "image": "bad.png", **more} for name in ("a", "b")]
+    data = tmp_path / "d.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    asked = ["evaluate", "shapes-llava", "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(asked) == code
+    said = capsys.readouterr()
+    assert said.out == "" and sentence in said.err

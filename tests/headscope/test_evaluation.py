@@ -460,7 +460,7 @@ def test_examples_that_cannot_be_used_are_set_aside(llava, tmp_path):
     with pytest.raises(ValueError, match="'bad' cannot be asked: Image .* does not decode"):
         evaluate(llava, path, max_new_tokens=3, strict=True)
     path.write_text(json.dumps(lines[1]))
-    with pytest.raises(AskedWrongly, match="None of the 1 prompts could be asked; the first: Im"):
+    with pytest.raises(RunError, match="None of the 1 prompts could be asked; the first: Im"):
         evaluate(llava, path, max_new_tokens=3)
 
 

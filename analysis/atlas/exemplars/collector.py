@@ -212,5 +212,8 @@ class ExemplarCollector:
 
 def _finite(call: AttentionCall, weight: Tensor, used: Tensor) -> bool:
     """Whether weights and z of every query that counts are finite."""
-    total = (call.z.float() * 0).sum(-1) + weight * 0
-    return bool(((total == 0) | ~used[:, None]).all())
+    fine = torch.isfinite(weight)
+    # Head by head: of a long text, a copy of z is larger than all that is kept.
+    for head in range(call.heads):
+        fine[:, head] &= torch.isfinite(call.z[:, head]).all(-1)
+    return bool((fine | ~used[:, None]).all())

@@ -11,6 +11,9 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
+_NUMBERS = 1 << 21
+"""Of z that are held in double precision at a time: 16 MiB."""
+
 
 @dataclass(frozen=True)
 class OutputSums:
@@ -38,13 +41,22 @@ class OutputSums:
             z: ``[batch head query width]``.
             counted: bool ``[batch head query]``.
         """
-        # Double before the products: float32 sums of products would lose small components.
-        kept = z.double().masked_fill(~counted[..., None], 0.0)
-        rows = kept.transpose(0, 1).flatten(1, 2)
+        batch, heads, _, width = z.shape
+        total = torch.zeros(heads, width, dtype=torch.float64, device=z.device)
+        products = torch.zeros(heads, width, width, dtype=torch.float64, device=z.device)
+        # Slice by slice: of a long text, z in double precision is larger than all else.
+        at_once = max(1, _NUMBERS // (batch * heads * width))
+        slices = zip(z.split(at_once, dim=2), counted.split(at_once, dim=2), strict=True)
+        for part, mask in slices:
+            # Double before the products: float32 sums of products would lose small components.
+            kept = part.double().masked_fill(~mask[..., None], 0.0)
+            rows = kept.transpose(0, 1).flatten(1, 2)
+            total += rows.sum(1)
+            products += torch.bmm(rows.transpose(1, 2), rows)
         return cls(
-            counted.double().sum((0, 2)).cpu().numpy(),
-            rows.sum(1).cpu().numpy(),
-            torch.bmm(rows.transpose(1, 2), rows).cpu().numpy(),
+            counted.sum((0, 2)).double().cpu().numpy(),
+            total.cpu().numpy(),
+            products.cpu().numpy(),
         )
 
     def __add__(self, other: OutputSums) -> OutputSums:

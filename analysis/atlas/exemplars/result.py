@@ -10,9 +10,11 @@ import pandas as pd
 
 from analysis.atlas.exemplars.options import ExemplarOptions
 from analysis.atomic_file import written_atomically
+from analysis.run_files import RunError, read_json, read_table
 
 TABLES = ("events", "pairs", "components", "component_events")
 _ABOUT = "exemplars.json"
+_AGAIN = "Collect them again: run `headscope atlas` on the model, into another folder."
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,28 @@ class Exemplars:
         """What `save` wrote.
 
         Raises:
-            FileNotFoundError: a table is not there.
+            RunError: a file is not there or cannot be read.
         """
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+        how, reasons = _read_about(folder)
+        frames = {name: read_table(folder / f"{name}.parquet", _AGAIN) for name in TABLES}
+        return cls(**frames, reasons=reasons, how=how)
+
+
+def read_reasons(folder: Path) -> dict[tuple[str, str], str]:
+    """``(tower, what)`` -> why there is none, of the exemplars in a folder; none without any.
+
+    Raises:
+        RunError: the file that says so cannot be read.
+    """
+    return _read_about(folder)[1] if (folder / _ABOUT).is_file() else {}
+
+
+def _read_about(folder: Path) -> tuple[ExemplarOptions, dict[tuple[str, str], str]]:
+    about = read_json(folder / _ABOUT, _AGAIN)
+    try:
         reasons = {(tower, what): why for tower, what, why in about["reasons"]}
-        return cls(**frames, reasons=reasons, how=ExemplarOptions(**about["how"]))
+        return ExemplarOptions(**about["how"]), reasons
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{folder / _ABOUT} does not tell of exemplars ({error}). {_AGAIN}"
+        ) from error

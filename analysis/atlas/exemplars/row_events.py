@@ -13,6 +13,9 @@ from probes.attention_call import AttentionCall, Tile
 CRITERIA = ("weight", "contribution")
 """By what the key is chosen: ``p``, or ``p |v W_O|``."""
 
+_NUMBERS = 1 << 22
+"""Of ``v W_O W_O^T`` that are held at a time: 16 MiB."""
+
 
 @dataclass
 class RowEvents:
@@ -40,11 +43,16 @@ def value_norms(call: AttentionCall, gram: Tensor) -> Tensor:
         gram: float32 ``[head width width]``; query heads that share a value keep their own matrix.
     """
     batch, kv_heads, keys, width = call.value.shape
-    value = call.value.float()
-    group = gram.to(value.device).view(1, kv_heads, -1, width, width)
-    value = value[:, :, None]
-    squared = ((value @ group) * value).sum(-1)
-    return squared.reshape(batch, call.heads, keys).clamp_min(0).sqrt()
+    group = gram.to(call.value.device).view(1, kv_heads, -1, width, width)
+    squared = torch.empty(batch, call.heads, keys, device=call.value.device)
+    # Keys in slices: every query head has a product of its own with each value.
+    at_once = max(1, _NUMBERS // (batch * call.heads * width))
+    for start in range(0, keys, at_once):
+        some = slice(start, start + at_once)
+        value = call.value[:, :, None, some].float()
+        product = torch.linalg.vecdot(value @ group, value)
+        squared[:, :, some] = product.reshape(batch, call.heads, -1)
+    return squared.clamp_min_(0).sqrt_()
 
 
 def row_events(

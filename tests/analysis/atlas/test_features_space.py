@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.atlas.features_space import choose_columns, make_space, size_effect
+from analysis.atlas.features_space import choose_columns, make_space
+from analysis.atlas.sizes import size_effect
 
 
 def table(**columns: list[float]) -> pd.DataFrame:

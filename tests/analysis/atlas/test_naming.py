@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.atlas.naming import RULES, Rule, name_clusters, name_patterns
+from analysis.atlas.naming import RULES, Rule, name_clusters, name_heads, name_patterns
 
 
 def named(rows: int = 3, null: float = 0.06, **values: float):
@@ -67,6 +67,17 @@ def test_each_cluster_is_named_by_its_own_members() -> None:
     assert {label: one.name for label, one in names.items()} == {
         0: "induction", 1: "stripe", -1: "stripe",
     }  # fmt: skip
+
+
+def test_a_head_has_a_name_of_its_own_beside_that_of_its_cluster() -> None:
+    samples = pd.DataFrame({"tower": "language", "layer": [1, 0, 1, 0], "head": [2, 5, 2, 5]})
+    features = pd.DataFrame({"previous_token": [0.1, 0.9, 0.2, 0.7], "stripe": [0.8, 0, 0.6, 0]})
+    assert name_patterns(features, features * 0).name == "previous token"
+    own = name_heads(samples, features, features * 0)
+    assert own[["layer", "head", "own_name"]].to_numpy().tolist() == [
+        [0, 5, "previous token"], [1, 2, "stripe"],
+    ]  # fmt: skip
+    assert own["own_sentence"].iloc[1].startswith("stripe: stripe 0.70 against 0.00 under")
 
 
 def test_rules_can_hold() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.atlas.pattern_set import PatternSet
+from analysis.run_files import RunError
 
 
 def made(count: int = 3, side: int = 5) -> PatternSet:
@@ -50,7 +51,7 @@ def test_a_folder_without_patterns_says_what_to_run(tmp_path: Path) -> None:
 def test_a_broken_file_is_said(tmp_path: Path, name: str) -> None:
     made().save(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:50])
-    with pytest.raises(ValueError, match="cannot be read .* run `headscope atlas` again"):
+    with pytest.raises(RunError, match=f"{name} cannot be read .* Run `headscope atlas` on the"):
         PatternSet.load(tmp_path)
 
 

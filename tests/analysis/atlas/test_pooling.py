@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.atlas import pooling
 from analysis.atlas.pooling import Pooler, average_queries, pool, split_keys
 
 
@@ -146,3 +147,31 @@ def test_what_cannot_be_pooled_is_said() -> None:
         pool(np.ones((0, 3)), 2)
     with pytest.raises(ValueError, match="at least one cell, got 3 positions and 0 cells"):
         pool(np.ones((3, 3)), 0)
+
+
+def test_tables_are_kept_up_to_so_many_bytes() -> None:
+    kept = pooling._Tables(most_bytes=1000)  # float32 [position 5]: 20 bytes a position
+    first = kept.find(13, 5)
+    assert kept.find(13, 5) is first and kept.nbytes == 260
+    kept.find(17, 5)
+    kept.find(13, 5)
+    kept.find(19, 5)  # 260 + 340 + 380: just fits
+    assert kept.nbytes == 980 and kept.find(13, 5) is first
+    kept.find(2, 5)  # 17 was asked for the longest time ago
+    assert kept.nbytes == 980 - 340 + 40 and kept.find(13, 5) is first
+    long = kept.find(51, 5)
+    assert long.shape == (51, 5) and kept.nbytes == 680
+    assert kept.find(51, 5) is not long and kept.find(51, 5).equal(long)
+
+
+@pytest.mark.parametrize(("count", "side"), [(7, 5), (3, 11), (13, 13), (1, 7)])
+def test_a_table_made_in_slices_is_that_of_a_loop(
+    count: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "_POSITIONS", 2)
+    found = pooling._overlap(count, side)
+    for position in range(count):
+        for cell in range(side):
+            begin = max(position * side, cell * count)
+            end = min((position + 1) * side, (cell + 1) * count)
+            assert found[position, cell] == max(end - begin, 0)

@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from analysis.atlas.clusters import NO_CLUSTER, Asked, by_size, find
 from analysis.atlas.dip import SURE, dip_score
-from analysis.atlas.stability import StabilityOptions, agreement_of_seeds, choose
+from analysis.atlas.stability import STABLE, StabilityOptions, agreement_of_seeds, choose
 
 QUICK = StabilityOptions(most=5, seeds=3, references=3)
 
@@ -29,7 +29,7 @@ def test_three_groups_are_found_without_being_told(method: str) -> None:
     assert found.count == 3
     assert adjusted_rand_score(truth, found.labels) > 0.9
     assert choice.agreement > 0.9
-    assert "3 clusters: halves agree" in choice.verdict
+    assert "3 clusters: halves of the patterns agree" in choice.said_of(found.labels)
 
 
 @pytest.mark.parametrize("method", ["mixture", "kmeans", "hdbscan"])
@@ -46,7 +46,7 @@ def test_one_group_of_any_shape_is_no_structure(method: str, shape: str) -> None
         space = np.column_stack([np.cos(turn), np.sin(turn), turn * 0]) * 5 + space * 0.3
     choice = choose(space, 0, StabilityOptions(method=method, most=5, seeds=3, references=3))
     assert choice.asked is None
-    assert choice.verdict.startswith("No structure: halves agree to")
+    assert choice.why.startswith("No structure: halves agree to")
     assert np.isnan(choice.agreement)
 
 
@@ -56,13 +56,41 @@ def test_halves_agree_on_how_to_cut_a_long_cloud_but_there_is_no_gap() -> None:
     assert choice.table["agreement"].iloc[0] > 0.8
     assert choice.table["gap"].iloc[0] < SURE
     assert choice.asked is None
-    assert "by degrees and not by kinds" in choice.verdict
+    assert "by degrees and not by kinds" in choice.why
+
+
+def test_the_number_that_shows_most_clusters_apart_is_chosen() -> None:
+    # Two pairs of groups, close together: halves agree on two as well as on four.
+    space, truth = blobs((60, 60, 60, 60))
+    space[truth % 2 == 1] += [14.0, 0.0]
+    choice = choose(space, 0, QUICK)
+    table = choice.table.set_index("number")
+    assert table.loc[2, "agreement"] > 0.99 and table.loc[2, "isolated"] == 2
+    assert choice.asked == Asked("mixture", 4) and table.loc[4, "isolated"] == 4
+
+
+def test_what_cannot_hold_any_more_is_not_measured_further() -> None:
+    space = np.random.default_rng(3).normal(size=(200, 3))
+    table = choose(space, 0, StabilityOptions(most=6, references=2)).table
+    given_up = table[table["halvings"] < 5]
+    assert len(given_up) and (given_up["agreement"] < STABLE).all()
+    assert given_up[["gap", "isolated", "reference"]].isna().all(axis=None)
+    apart = choose(blobs()[0], 0, QUICK).table.set_index("number")
+    assert apart.loc[3, "halvings"] == 3 and np.isfinite(apart.loc[3, "reference"])
+
+
+def test_the_sentence_counts_the_clusters_that_there_are() -> None:
+    choice = choose(blobs()[0], 0, QUICK)
+    assert choice.said_of(np.array([0, 0, 1, 2])).startswith("3 clusters: halves of the patterns")
+    told = choice.said_of(np.array([0, 2, 2, NO_CLUSTER]))
+    assert told.startswith("2 clusters, and 25% of the patterns in none: halves of")
+    assert "3 of 3 have a gap around them" in told
 
 
 def test_too_few_and_all_the_same_are_told() -> None:
-    assert "Too few patterns" in choose(blobs((20, 19))[0], 0).verdict
+    assert "Too few patterns" in choose(blobs((20, 19))[0], 0).why
     same = choose(np.zeros((50, 2)), 0, QUICK)
-    assert same.asked is None and "all patterns are the same" in same.verdict
+    assert same.asked is None and "all patterns are the same" in same.why
     # Two different points: no half has three of them.
     twice = np.repeat(np.array([[0.0, 0.0], [1.0, 1.0]]), 40, axis=0)
     assert choose(twice, 0, QUICK).table["agreement"].iloc[1:].max() == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.atlas.exemplars import components
 from analysis.atlas.exemplars.components import OutputSums, principal_components
 
 
@@ -42,6 +43,20 @@ def test_rows_that_do_not_count_may_be_anything():
     poisoned = z.masked_fill(~counted[..., None], float("nan"))
     one, other = OutputSums.of(z, counted), OutputSums.of(poisoned, counted)
     np.testing.assert_array_equal(one.products, other.products)
+
+
+@pytest.mark.parametrize("numbers", [1, 7 * 2 * 5 * 4, 7 * 2 * 5 * 13])
+def test_slices_of_queries_add_up_and_leave_z_alone(numbers, monkeypatch):
+    z, counted = _data()
+    z = z.double()
+    before = z.clone()
+    whole = OutputSums.of(z, counted)
+    monkeypatch.setattr(components, "_NUMBERS", numbers)
+    cut = OutputSums.of(z, counted)
+    assert torch.equal(z, before)
+    np.testing.assert_array_equal(cut.count, whole.count)
+    np.testing.assert_allclose(cut.total, whole.total, rtol=1e-13)
+    np.testing.assert_allclose(cut.products, whole.products, rtol=1e-13)
 
 
 def test_few_rows_and_flat_ones():

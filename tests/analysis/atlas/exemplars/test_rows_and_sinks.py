@@ -69,7 +69,7 @@ def test_one_strong_reader_makes_no_sink():
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_norms_of_grouped_values(kv_heads: int):
+def test_norms_of_grouped_values(kv_heads: int, monkeypatch):
     batch = text_batch(texts(3, seed=2))
     call = batch_call(batch, heads=4, kv_heads=kv_heads)
     matrix = torch.randn(4, 5, 11, generator=torch.Generator().manual_seed(1))
@@ -79,6 +79,8 @@ def test_norms_of_grouped_values(kv_heads: int):
             for k in (0, 3, call.keys - 1):
                 written = call.value[b, h * kv_heads // 4, k] @ matrix[h]
                 assert float(norms[b, h, k]) == pytest.approx(float(written.norm()), abs=1e-5)
+    monkeypatch.setattr("analysis.atlas.exemplars.row_events._NUMBERS", 3 * 4 * 5 * 2)
+    torch.testing.assert_close(value_norms(call, matrix @ matrix.transpose(1, 2)), norms)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
