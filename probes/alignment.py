@@ -60,3 +60,39 @@ def flat_positions(
     if batch == 1 and end <= len(tokens) and (packed or whole_rows):
         return offset + torch.arange(length)[None]
     return None
+
+
+class CallsInOrder:
+    """Flat positions of the calls that one site makes in a forward, as long as they are in order.
+
+    One call may hold all rows, or some rows after the other (a tower that is run image by image),
+    or a part of a packed sequence (windows). Whether all of it was seen, `complete` tells: a call
+    that is shorter than the map, and stays alone, was not aligned.
+    """
+
+    def __init__(self, tokens: TowerTokens | None) -> None:
+        self._tokens, self._done = tokens, 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the calls so far cover every position of the map, once."""
+        return self._tokens is not None and self._done == len(self._tokens)
+
+    @property
+    def seen(self) -> int:
+        """Positions that calls had so far; also the flat position at which the next begins."""
+        return self._done
+
+    def next(self, batch: int, length: int) -> Tensor | None:
+        """Long ``[batch length]``: flat positions of the next call, None where it does not fit."""
+        tokens, first = self._tokens, self._done
+        if tokens is None or first + batch * length > len(tokens):
+            return None
+        row = int(torch.searchsorted(tokens.starts, first, right=True)) - 1
+        whole = tokens.starts[row] == first and bool(
+            (tokens.lengths[row : row + batch] == length).all()
+        )
+        if not (batch == 1 or whole):
+            return None
+        self._done += batch * length
+        return first + torch.arange(batch * length).view(batch, length)
