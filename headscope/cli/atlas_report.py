@@ -34,6 +34,10 @@ def print_atlas(run: Run, name: str = SECTION) -> None:
     lines = [f"No map of {tower}: {why}" for tower, why in about["refused"].items()]
     lines += _missing(section)
     lines.append(f"More in {section.path}: {', '.join(section.tables)}.")
+    if about["towers"]:
+        points = f"hs.open_run({str(run.path)!r}).sections[{name!r}].table('points')"
+        tower = next(iter(about["towers"]))
+        lines.append(f"The map in Jupyter: hs.figures.pattern_map({points}, {tower!r})")
     print_lines("", *wrapped(lines))
 
 

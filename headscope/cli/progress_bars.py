@@ -97,9 +97,9 @@ def _lines(title: str) -> Listener:
 
 
 def count_of(stage: Stage) -> str:
-    """``1,240 of 5,120 runs, 3 skipped``; empty where nothing is counted."""
+    """``1,240 of 5,120 runs, 3 skipped``; ``12 epochs`` where no end is known; empty at first."""
     if stage.total is None:
-        return ""
+        return f"{stage.done:,} {stage.unit}".rstrip() if stage.done else ""
     skipped = f", {stage.skipped:,} skipped" if stage.skipped else ""
     return f"{stage.done:,} of {stage.total:,} {stage.unit}".rstrip() + skipped
 

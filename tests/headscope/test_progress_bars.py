@@ -90,6 +90,9 @@ def test_what_cannot_be_known_is_not_shown(clock):
     told = Progress()
     unknown = told.stage("getting ready", None)
     assert (count_of(unknown), time_left_of(unknown)) == ("", "")
+    endless = told.stage("autoencoder", None, "epochs")
+    endless.step(12)
+    assert (count_of(endless), time_left_of(endless)) == ("12 epochs", "")
     begun = told.stage("sets", 5120, "runs")
     assert (count_of(begun), time_left_of(begun)) == ("0 of 5,120 runs", "")
     clock.seconds += 30.0
