@@ -12,3 +12,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 
 torch.set_num_threads(1)
+
+collect_ignore = ["saelens_child.py", "sparsify_child.py"]
+"""Run by interpreters of other environments, which have what they import."""

@@ -1,0 +1,1 @@
+"""Files of coders: our own folder, and those of other tools."""
