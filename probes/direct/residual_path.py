@@ -78,6 +78,8 @@ class ResidualPath(TorchFunctionMode):
     Attributes:
         cuts: functions outside all blocks that took the stream and are not linear, in order.
         softcaps: limits of the soft caps whose ratio was frozen.
+        reads: asked within blocks whether a linear map of the stream stays in the graph, for those
+            who ask what values are made of. Without it what blocks read is cut.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ResidualPath(TorchFunctionMode):
         self.cuts: list[tuple[str, str]] = []
         self.softcaps: list[float] = []
         self.anchors: dict[torch.device, Tensor] = {}
+        self.reads: Callable[[Place], bool] = lambda place: False
         self._divided: TensorTags[float] = TensorTags()
 
     def source(self, values: Tensor, part: Part) -> Tensor:
@@ -194,7 +197,8 @@ class ResidualPath(TorchFunctionMode):
         self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         # Inside a block a map of the stream is what heads and MLP read, not the stream going on.
-        if self.place().block is not None:
+        place = self.place()
+        if place.block is not None and not self.reads(place):
             return self._cut(name, func, args, kwargs)
         bias = linear.bias_of(name, args, kwargs)
         operands = [t for t in ops.tensors_in((args, kwargs)) if is_on_path(t)]
@@ -220,6 +224,11 @@ class ResidualPath(TorchFunctionMode):
         target = args[0] if args and linear.works_in_place(name) else None
         if isinstance(target, Tensor) and not is_on_path(target) and target._is_view():
             # Autograd cannot: the view was made without gradients (Gemma 3n's four streams).
+            place = self.place()
+            if place.block is not None and self.reads(place):
+                # Not the stream itself but what is read of it, such as a key put together.
+                with torch.no_grad():
+                    return func(*args, **kwargs)
             raise PathError(
                 f"`{name}`{self._where()} puts the residual stream into a part of a tensor that "
                 "does not carry it."
@@ -252,7 +261,8 @@ class ResidualPath(TorchFunctionMode):
         return Part("other", name=place.path)
 
     def _told(self, output: Tensor, part: Part, values: Tensor) -> Tensor:
-        output.register_hook(partial(self._tell, part, values))
+        if output.requires_grad:  # a key put together of what is read of the stream does not
+            output.register_hook(partial(self._tell, part, values))
         return output
 
     def _tell(self, part: Part, values: Tensor, gradient: Tensor) -> None:

@@ -40,6 +40,12 @@ BUILT_IN = {
     "gift": "analysis.vision.methods.gift:gift",
     "prune_tokens": "analysis.vision.methods.pruning:prune_tokens",
     "agla": "analysis.vision.methods.agla:agla",
+    "ablate_feature": "sae.reading.interventions:ablate_feature",
+    "scale_feature": "sae.reading.interventions:scale_feature",
+    "set_feature": "sae.reading.interventions:set_feature",
+    "steer_feature": "sae.reading.interventions:steer_feature",
+    "steer": "sae.reading.steering:steer",
+    "splice": "sae.splice:splice",
 }
 """Where the factory of each of our edits lives: what other packages bring is loaded by name."""
 

@@ -1,0 +1,1 @@
+"""How good a coder is: what it keeps of head outputs and of the model's work, and its latents."""
