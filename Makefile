@@ -26,7 +26,7 @@ check: $(INSTALLED) ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## time and memory of capture against the plain forward pass; MEASURE=importance, edits, atlas, hallucination: of those
+bench: $(INSTALLED) ## time and memory of capture against the plain forward pass; MEASURE=importance, edits, atlas, coders, hallucination: of those
 	$(BIN)/python benchmarks/$(MEASURE).py
 
 data: $(INSTALLED) ## remake the bundled models and input sets by their recipes (hours on two cores)

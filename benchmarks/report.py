@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_page import atlas_section
+from coders_page import coders_section
 from contenders import CONTENDERS
 from edits_page import edits_section
 from importance_page import importance_section
@@ -18,10 +19,10 @@ INTRODUCTION = """\
 # Benchmarks
 
 What watching the heads of a model costs, against the plain forward pass of the same model in the
-same process; and, in sections of their own, what taking each head away, edits and an atlas cost.
-This page is written by `capture.py`, `importance.py`, `edits.py` and `atlas.py` of this folder; do
-not edit it. What edits *do* is measured by `benchmarks/hallucination.py`, in
-[docs/hallucination.md](../docs/hallucination.md).
+same process; and, in sections of their own, what taking each head away, edits, an atlas and
+training sparse autoencoders cost. This page is written by `capture.py`, `importance.py`,
+`edits.py`, `atlas.py` and `coders.py` of this folder; do not edit it. What edits *do* is measured
+by `benchmarks/hallucination.py`, in [docs/hallucination.md](../docs/hallucination.md).
 
 - **Model**: GPT-2 small in size (12 layers x 12 heads x 64, 124 M weights, random), batch 1,
   token ids by Zipf's law with copied stretches. No logits are left out.
@@ -49,6 +50,7 @@ make bench MEASURE=importance                                     # taking heads
 python benchmarks/importance.py --peers-python PEERS/bin/python   # with a peer
 make bench MEASURE=edits                                          # what edits cost
 make bench MEASURE=atlas                                          # the map of an atlas
+python benchmarks/coders.py --peers PEERS                         # training coders, with peers
 make bench MEASURE=hallucination                                  # what edits do (half an hour)
 ```
 """
@@ -64,7 +66,7 @@ def write(folder: Path) -> Path:
 
 def page_of(results: Iterable[dict[str, Any]]) -> str:
     """The page for the results of some devices; what has a page of its own is left out."""
-    watched, taken, edited, mapped = [], [], [], []
+    watched, taken, edited, mapped, coded = [], [], [], [], []
     for result in results:
         if "figures" in result:
             watched.append(_device_section(result))
@@ -72,9 +74,11 @@ def page_of(results: Iterable[dict[str, Any]]) -> str:
             edited.append(edits_section(result))
         elif result.get("page") == "atlas":
             mapped.append(atlas_section(result))
+        elif result.get("page") == "coders":
+            coded.append(coders_section(result))
         elif "page" not in result:
             taken.append(importance_section(result))
-    return "\n".join([INTRODUCTION, *watched, *taken, *edited, *mapped, AGAIN])
+    return "\n".join([INTRODUCTION, *watched, *taken, *edited, *mapped, *coded, AGAIN])
 
 
 def _device_section(result: dict[str, Any]) -> str:
