@@ -19,16 +19,22 @@ PUBLIC = {
     "edit": "probes.edits.apply:edit",
     "edits": "probes.edits",
     "evaluate": "headscope.evaluation:evaluate",
+    "evaluate_coder": "headscope.coding.evaluating:evaluate_coder",
     "figures": "dashboard.figures",
     "generate": "headscope.generation:generate",
     "kept_patches": "analysis.vision.pruning.kept_patches:kept_patches",
     "load": "probes.loading:load",
+    "load_coder": "sae.exchange.formats:load_coder",
     "open_evaluation": "headscope.evaluating.result:open_evaluation",
     "open_run": "analysis.run_folder:open_run",
     "patch": "headscope.patching:patch",
     "patch_overlap": "analysis.vision.pruning.kept_patches:patch_overlap",
+    "read_feature": "headscope.coding.feature_reading:read_feature",
+    "read_head": "headscope.coding.head_reading:read_head",
     "scan": "headscope.scanning:scan",
     "score": "headscope.scoring:score",
+    "sweep_coders": "headscope.coding.training:sweep_coders",
+    "train_coders": "headscope.coding.training:train_coders",
 }
 """Public name -> module, or module and the name in it."""
 

@@ -1,4 +1,4 @@
-"""The models and input sets that come with headscope, read from `data/index.json`."""
+"""The models, coders and input sets that come with headscope, read from `data/index.json`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ class BundledSet:
     n: int
     details: dict[str, Any] = field(default_factory=dict)
     """Whatever else the index says, such as `labels` or `vocabulary`."""
+
+
+@dataclass(frozen=True)
+class BundledCoder:
+    """An autoencoder of head outputs of a bundled model, in a folder of headscope's own format.
+
+    Attributes:
+        model: the bundled model whose head outputs it reads.
+        site: the attention layer.
+        architecture: kind of coder.
+    """
+
+    name: str
+    path: Path
+    model: str
+    site: str
+    architecture: str
+    about: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def data_root() -> Path:
@@ -72,6 +91,23 @@ def bundled_sets() -> dict[str, BundledSet]:
             details={key: value for key, value in entry.items() if key not in known},
         )
         for name, entry in _index().get("sets", {}).items()
+    }
+
+
+def bundled_coders() -> dict[str, BundledCoder]:
+    """Every bundled coder by name; empty if the data was left out of the installation."""
+    known = {"path", "model", "site", "coder", "about"}
+    return {
+        name: BundledCoder(
+            name=name,
+            path=data_root() / entry["path"],
+            model=entry["model"],
+            site=entry["site"],
+            architecture=entry["coder"],
+            about=entry.get("about", ""),
+            details={key: value for key, value in entry.items() if key not in known},
+        )
+        for name, entry in _index().get("coders", {}).items()
     }
 
 

@@ -1,6 +1,6 @@
 """Remake the bundled world: `python data/recipes/remake.py [--only NAME] [--out DIR] [--quick]`.
 
-Without `--only`, everything; models in the order of their cost, then nothing else is needed.
+Without `--only`, everything; models in the order of their cost, their coders last.
 `--quick` runs each recipe for a few steps: the files have the right form, the models are useless.
 """
 
@@ -22,6 +22,7 @@ RECIPES = {
     "prose-lm": "prose_lm",
     "shapes-llava": "shapes_llava",
     "shapes-llava-sinks": "shapes_llava_sinks",
+    "coders": "coders",
 }
 
 

@@ -3,6 +3,7 @@
     OUT/index.json                      what is there
     OUT/models/NAME/                    `save_pretrained` format, and measured.json
     OUT/sets/NAME/examples.jsonl        one example a line; images are relative paths
+    OUT/coders/NAME/                    headscope's own format, and measured.json
 
 Every recipe takes OUT as an argument, so that remaking never has to touch what is shipped.
 """
@@ -47,7 +48,7 @@ def read_index(out: Path) -> dict:
 
 def _enter(out: Path, section: str, name: str, entry: dict) -> None:
     index = read_index(out)
-    index[section][name] = entry
+    index.setdefault(section, {})[name] = entry
     index[section] = dict(sorted(index[section].items()))
     _write_json(out / "index.json", index)
 
@@ -71,6 +72,24 @@ def write_set(out: Path, name: str, kind: str, about: str, examples: list[dict],
     (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     entry = {"path": f"sets/{name}", "kind": kind, "about": about, "n": len(examples), **extra}
     _enter(out, "sets", name, entry)
+
+
+def enter_coder(out: Path, name: str, site: str, coder, about: str) -> None:
+    """List a saved coder of the model of the same name in the index."""
+    entry = {
+        "path": f"coders/{name}",
+        "model": name,
+        "site": site,
+        "coder": coder.architecture,
+        "latents": coder.latents,
+        "about": about,
+    }
+    _enter(out, "coders", name, entry)
+
+
+def write_coder_measured(out: Path, name: str, measured: dict) -> None:
+    """The same for a coder."""
+    _write_json(out / "coders" / name / "measured.json", measured)
 
 
 def write_measured(out: Path, name: str, measured: dict) -> None:

@@ -17,6 +17,7 @@ from headscope.cli.generate import generate
 from headscope.cli.inspect import inspect
 from headscope.cli.models import models
 from headscope.cli.resuming import INTERRUPTED
+from headscope.cli.sae import app as sae
 from headscope.cli.scan import scan
 from headscope.cli.score import score
 from headscope.cli.show import show
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for verb in (models, inspect, score, scan, atlas, generate, evaluate, show, demo):
     app.command()(verb)
+app.add_typer(sae)
 
 
 def _version(asked: bool) -> None:

@@ -6,11 +6,11 @@ from headscope.cli.options import Json
 
 
 def models(as_json: Json = False) -> None:
-    """List the bundled models and input sets."""
+    """List the bundled models, their coders, and input sets."""
     from headscope.cli.screen import print_json, print_lines, print_table
-    from probes.bundled import bundled_models, bundled_sets
+    from probes.bundled import bundled_coders, bundled_models, bundled_sets
 
-    found, sets = bundled_models(), bundled_sets()
+    found, coders, sets = bundled_models(), bundled_coders(), bundled_sets()
     if as_json:
         print_json(
             {
@@ -24,6 +24,17 @@ def models(as_json: Json = False) -> None:
                     }
                     for name, model in found.items()
                 },
+                "coders": {
+                    name: {
+                        "model": coder.model,
+                        "site": coder.site,
+                        "coder": coder.architecture,
+                        "latents": coder.details.get("latents"),
+                        "about": coder.about,
+                        "path": str(coder.path),
+                    }
+                    for name, coder in coders.items()
+                },
                 "sets": {
                     name: {"kind": s.kind, "n": s.n, "about": s.about, "path": str(s.path)}
                     for name, s in sets.items()
@@ -35,6 +46,15 @@ def models(as_json: Json = False) -> None:
         "Models",
         ["name", "kind", "default set", "about"],
         [[m.name, m.kind, m.default_set, m.about] for m in found.values()],
+    )
+    print_lines("")
+    print_table(
+        "Coders (headscope sae)",
+        ["name", "site", "coder", ">latents", "about"],
+        [
+            [c.name, c.site, c.architecture, f"{c.details.get('latents', 0):,}", c.about]
+            for c in coders.values()
+        ],
     )
     print_lines("")
     print_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -82,6 +83,7 @@ def test_the_world_is_complete():
     assert set(INDEX["models"]) == models
     sets = {"scenes", "scenes-broken", "shapes", "digits", "prose", "repeats", "unrepeated"}
     assert set(INDEX["sets"]) == sets | {"pairs-induction", "pairs-shapes", "pairs-scenes"}
+    assert set(INDEX["coders"]) == models
 
 
 def test_it_is_small():
@@ -102,6 +104,32 @@ def test_models_load_with_auto_classes(name):
     assert entry["default_set"] in INDEX["sets"]
     assert entry["about"]
     assert measured(name)["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(INDEX["coders"]))
+def test_coders_are_of_the_models_as_they_are(name):
+    """Made on these weights, and as the index and `measured.json` describe them."""
+    from probes.fingerprint import fingerprint
+    from sae.exchange.headscope_folder import load_coder
+
+    entry = INDEX["coders"][name]
+    coder = load_coder(DATA / entry["path"])
+    told = json.loads((DATA / entry["path"] / "measured.json").read_text())
+    assert entry["model"] == name and entry["site"] == coder.about["site"] == told["site"]
+    assert (coder.architecture, coder.latents) == (entry["coder"], entry["latents"])
+    assert (coder.width, coder.latents) == (told["width"], told["latents"])
+    assert coder.about["subject"]["fingerprint"] == fingerprint(load(name)[0])
+    assert told["epochs"] == pytest.approx(told["rows_trained_on"] / told["rows"], abs=0.01)
+    assert coder.settings["k"] == told["k"]
+
+
+def test_coders_were_not_trained_on_what_they_are_judged_on(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    inputs = importlib.import_module("coder_inputs")
+    repeats = {f"{row['text']} {row['answer']}" for row in examples("repeats")}
+    assert not {example.text for example in inputs.repeats(2_000, 1000)} & repeats
+    whole = "\n".join(example.text for example in inputs.prose(10_000, 0))
+    assert not any(row["text"] in whole for row in examples("prose"))
 
 
 @pytest.mark.parametrize("name", sorted(INDEX["sets"]))

@@ -38,11 +38,15 @@ def test_this_test_can_fail():
     assert _heavy_after("import pandas") == ["numpy", "pandas", "pyarrow"]
 
 
-@pytest.mark.parametrize("verb", ["models", "inspect", "score", "scan", "show", "demo"])
+VERBS = ["models", "inspect", "score", "scan", "atlas", "generate", "evaluate", "show", "demo"]
+GROUPED = ["sae", "sae train", "sae evaluate", "sae attribute", "sae export"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *GROUPED])
 def test_every_verb_has_help(verb):
     quiet = (
         "import sys, io\nsys.stdout = io.StringIO()\nfrom headscope.cli import main\n"
-        f"assert main([{verb!r}, '--help']) == 0\nassert 'Usage' in sys.stdout.getvalue()\n"
-        "sys.stdout = sys.__stdout__"
+        f"assert main([*{verb!r}.split(), '--help']) == 0\n"
+        "assert 'Usage' in sys.stdout.getvalue()\nsys.stdout = sys.__stdout__"
     )
     assert _heavy_after(quiet) == []
