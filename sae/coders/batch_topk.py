@@ -84,20 +84,6 @@ class BatchTopK(TopK):
             return sparse_topk_losses(self, x, moment, over_batch=True, follow=follow)
         return self.dense_losses(x, moment)
 
-    def dense_losses(self, x: Float[Tensor, "batch width"], moment: Moment) -> Losses:
-        pre = self.pre_activations(x)
-        strengths = self.trained_strengths(pre)
-        reconstruction = self.decode(strengths)
-        left = x - reconstruction
-        error = left.pow(2).sum(1).mean()
-        auxiliary = self._auxiliary(pre, left, moment)
-        return Losses(
-            error + auxiliary,
-            {"reconstruction": error.detach(), "auxiliary": auxiliary.detach()},
-            (strengths > 0).sum(0),
-            reconstruction.detach(),
-        )
-
     def trained_strengths(
         self, pre: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch latent"]:

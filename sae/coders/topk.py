@@ -81,7 +81,7 @@ class TopK(Coder):
     def dense_losses(self, x: Float[Tensor, "batch width"], moment: Moment) -> Losses:
         """The loss with a matrix of all latents: what a sparse path must agree with."""
         pre = self.pre_activations(x)
-        strengths = self.activate(pre)
+        strengths = self.trained_strengths(pre)
         reconstruction = self.decode(strengths)
         left = x - reconstruction
         error = left.pow(2).sum(1).mean()
@@ -100,6 +100,12 @@ class TopK(Coder):
         """
         known = self.decoder.dtype in (torch.float32, torch.float64)
         return moment.fast and known and self.decoder.device.type in ("cpu", "cuda")
+
+    def trained_strengths(
+        self, pre: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        """Strengths while training; of TopK, as used."""
+        return self.activate(pre)
 
     def _chosen(self, pre: Float[Tensor, "batch latent"]) -> Codes:
         found = pre.topk(self.k, dim=1)
