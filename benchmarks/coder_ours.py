@@ -42,12 +42,12 @@ def steps(asked: dict[str, Any], rows: Tensor, gate: Gate) -> None:
         "input", rows.shape[1], config(asked, tokens=10_000 * asked["batch"], dtype=dtype)
     )
     trainer.begin(batches[0], float(batches[0].norm(dim=1).mean()))
-    # The only way to hold the share of dead latents still while the coder learns.
-    firing = trainer._firing
+    firing = trainer.firing
     dead = torch.zeros(asked["latents"], dtype=torch.long)
     dead[: round(asked["dead"] * asked["latents"])] = _NEVER
     for batch in cycle(batches):
         gate.wait()
+        # The share of dead latents stays as it is while the coder learns.
         firing.seen = _NEVER
         firing.rows_since.copy_(dead)
         trainer.step(batch)

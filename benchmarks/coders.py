@@ -1,8 +1,9 @@
 """Training sparse autoencoders: our TopK coder against sparsify's and SAELens'.
 
 One process per contender. Writes `results/coders-cpu.json` and, from all results there,
-`README.md`. The peers' environments are made below the folder that `--peers` names, if they are not
-there yet. About an hour on two quiet cores; `--toy` takes a minute and measures nothing real.
+`README.md`. The peers' environments are made below the folder that `--peers` names, if they are
+not there yet. About an hour on two quiet cores; `--toy` takes a minute and measures nothing real.
+Speed and sites need a quiet machine; what a training reaches does not hang on it.
 
     python benchmarks/coders.py --peers PEERS
     python benchmarks/coders.py --peers PEERS --parts speed --dead 0.1
@@ -15,6 +16,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,12 @@ _FULL = {
     "latents": 16_384,
     "batch": 4_096,
     "rows": 262_144,
-    "tokens": 1_048_576,
+    "tokens": 524_288,
     "k": 32,
 }
 _TOY = {"width": 32, "latents": 256, "batch": 512, "rows": 2_048, "tokens": 8_192, "k": 4}
+_RATES = (1e-3, 3e-3, 1e-2)
+"""Peak learning rates of whole trainings: each contender is judged by its own best."""
 _LIMIT = 7_200
 
 
@@ -56,8 +60,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dead", type=float, nargs="+", default=[0.0, 0.1], help="shares")
     parser.add_argument("--turns", type=int, default=7, help="of speed and sites (default 7)")
     parser.add_argument("--steps", type=int, default=4, help="steps in a turn (default 4)")
-    parser.add_argument("--tokens", type=int, help="of the whole trainings (default 1 M)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak (default 1e-3)")
+    parser.add_argument("--tokens", type=int, help="of the whole trainings (default 0.5 M)")
+    parser.add_argument("--rates", type=float, nargs="+", default=list(_RATES), help="peaks")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of README.md and results/")
     parser.add_argument("--toy", action="store_true", help="tiny coders: tries the script only")
@@ -68,7 +72,6 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Any]:
     """What every contender is told, and the page."""
     sizes = (_TOY if asked.toy else _FULL) | ({"tokens": asked.tokens} if asked.tokens else {})
     return sizes | {
-        "learning_rate": asked.learning_rate,
         "warm_up": 0.1,
         "dead_after": max(sizes["tokens"] // 4, sizes["batch"]),
         "threads": asked.threads,
@@ -81,7 +84,8 @@ def figures(
 ) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What each entry is about, and how it is measured."""
     told = {
-        name: settings | {"contender": kind, "variant": variant, "file": str(file)}
+        name: settings
+        | {"contender": kind, "variant": variant, "file": str(file), "learning_rate": _RATES[0]}
         for name, (kind, variant) in CONTENDERS.items()
         if name in asked.contenders and kind in python
     }
@@ -98,13 +102,14 @@ def figures(
 
             yield {"part": "speed", "dead": dead, "steps": asked.steps}, speed
     if "fidelity" in asked.parts:
-        for name in (name for name in FAITHFUL if name in told):
+        for name, rate in product((name for name in FAITHFUL if name in told), asked.rates):
 
-            def fidelity(name: str = name) -> dict[str, Any]:
+            def fidelity(name: str = name, rate: float = rate) -> dict[str, Any]:
                 interpreter = python[told[name]["contender"]]
-                return run_child("coder_child.py", told[name], python=interpreter, limit=_LIMIT)
+                one = told[name] | {"learning_rate": rate}
+                return run_child("coder_child.py", one, python=interpreter, limit=_LIMIT)
 
-            yield {"part": "fidelity", "contender": name}, fidelity
+            yield {"part": "fidelity", "contender": name, "rate": rate}, fidelity
     reading = {"threads": asked.threads}
     if "sites" in asked.parts:
         of_sites = reading | {"what": "sites", "turns": asked.turns}

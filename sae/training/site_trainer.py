@@ -39,6 +39,7 @@ class SiteTrainer:
     Attributes:
         coder: in training mode, of rows divided by ``scale``.
         taken: steps so far.
+        firing: which latents have not fired for how long.
         scale: mean norm of the first rows over the root of the width; 1 without normalisation,
             and before the first step.
     """
@@ -76,7 +77,7 @@ class SiteTrainer:
         self.schedule = Schedule.of(
             config, config.steps(self.processes.count), dead_features(config) == "resample"
         )
-        self._firing = Firing(self.coder.latents, config.dead_rows)
+        self.firing = Firing(self.coder.latents, config.dead_rows)
         self.taken, self.scale = 0, 1.0
         self.place(torch.device("cpu"))
 
@@ -88,7 +89,7 @@ class SiteTrainer:
         for group in self._optimiser.param_groups:
             group["fused"] = device.type in _FUSED
         self._optimiser.load_state_dict(self._optimiser.state_dict())
-        self._firing.rows_since = self._firing.rows_since.to(device)
+        self.firing.rows_since = self.firing.rows_since.to(device)
         self._finite = FiniteLoss(self.site, self.processes, device)
 
     @property
@@ -139,7 +140,7 @@ class SiteTrainer:
             group["lr"] = peak * self.schedule.learning_rate(self.taken)
         rate = self._peak * self.schedule.learning_rate(self.taken)
         losses = self._learn(x)
-        self._firing.update(self.processes.summed(losses.fired), x.shape[0] * self.processes.count)
+        self.firing.update(self.processes.summed(losses.fired), x.shape[0] * self.processes.count)
         self.taken += 1
         logged = self.taken == 1 or self.done or self.taken % self.config.log_every == 0
         if not logged:
@@ -163,8 +164,8 @@ class SiteTrainer:
                 )
         for index, moments in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{name}": value for name, value in moments.items()}
-        tensors["rows_since"] = self._firing.rows_since
-        facts = {"taken": self.taken, "scale": self.scale, "seen": self._firing.seen}
+        tensors["rows_since"] = self.firing.rows_since
+        facts = {"taken": self.taken, "scale": self.scale, "seen": self.firing.seen}
         return Part({f"{self.site}/{name}": value for name, value in tensors.items()}, facts)
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -182,9 +183,9 @@ class SiteTrainer:
                 state.setdefault(int(index), {})[moment] = value
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": state, "param_groups": groups})
-        self._firing.rows_since.copy_(mine["rows_since"])
+        self.firing.rows_since.copy_(mine["rows_since"])
         self.taken, self.scale = facts["taken"], facts["scale"]
-        self._firing.seen = facts["seen"]
+        self.firing.seen = facts["seen"]
 
     def finished(self, about: Mapping[str, Any]) -> Coder:
         """The coder in the units of the model, ready to use; the trainer is done with it."""
@@ -201,7 +202,7 @@ class SiteTrainer:
             step=self.taken,
             progress=self.schedule.progress(self.taken),
             warmth=self.schedule.warmth(self.taken),
-            dead=self._firing.dead,
+            dead=self.firing.dead,
             fast=self.config.fast,
         )
         half = self.config.dtype == "bfloat16"
@@ -225,7 +226,7 @@ class SiteTrainer:
         return losses
 
     def _resample(self, x: Tensor) -> None:
-        dead = self._firing.dead
+        dead = self.firing.dead
         if dead is None:
             return
         rows = self.processes.gathered(x)
@@ -235,7 +236,7 @@ class SiteTrainer:
         # Latents that could not begin again, for want of rows, stay dead.
         renewed = torch.zeros_like(dead)
         renewed[dead.nonzero().squeeze(1)[: found.renewed]] = True
-        self._firing.revive(renewed)
+        self.firing.revive(renewed)
 
     def _record(self, x: Tensor, losses: Losses, rate: float) -> Record:
         found = batch_statistics(x, losses, self.processes)
@@ -248,7 +249,7 @@ class SiteTrainer:
             parts=found.parts,
             l0=found.l0,
             explained_variance=found.explained_variance,
-            dead=self._firing.dead_count(),
+            dead=self.firing.dead_count(),
             lr=rate,
             seconds=self.clock(),
         )

@@ -184,12 +184,12 @@ def test_latents_that_do_not_fire_begin_again_where_rows_are_explained_badly():
         trainer.coder.encoder_bias[:5] = -1e6
     for x in batches[:2]:
         trainer.step(x)
-    assert trainer._firing.dead is not None and bool(trainer._firing.dead[:5].all())
+    assert trainer.firing.dead is not None and bool(trainer.firing.dead[:5].all())
     before = trainer.coder.decoder[:5].detach().clone()
     trainer.step(batches[2])
     assert float(trainer.coder.encoder_bias.detach().amin()) > -1
     assert not torch.allclose(trainer.coder.decoder[:5], before, atol=0.1)
-    assert int(trainer._firing.rows_since[:5].amax()) <= 19
+    assert int(trainer.firing.rows_since[:5].amax()) <= 19
 
 
 @pytest.mark.parametrize("kind", ["topk", "batch_topk", "jump_relu", "gated", "standard"])
@@ -212,7 +212,7 @@ def test_a_trainer_that_was_restored_goes_on_bit_for_bit(kind):
         later.coder.state_dict().items(), whole.coder.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, theirs), name
-    assert later._firing.rows_since.tolist() == whole._firing.rows_since.tolist()
+    assert later.firing.rows_since.tolist() == whole.firing.rows_since.tolist()
     assert later.done
 
 
