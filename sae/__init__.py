@@ -12,13 +12,15 @@ from sae.activations import (
     store_activations,
 )
 from sae.coders.coder import Coder, Codes
+from sae.evidence.box_evidence import box_evidence
+from sae.evidence.copy_evidence import copy_evidence
 from sae.exchange.formats import export, load_coder
 from sae.exchange.headscope_folder import save_coder
 from sae.judging.fidelity import judge, judge_sites
 from sae.judging.judgement import judgements
 from sae.judging.latent_statistics import latent_statistics
 from sae.judging.loss_recovered import loss_recovered
-from sae.judging.sweep import sweep
+from sae.judging.sweep import beside_baselines, sweep
 from sae.reading.direct_attribution import direct_attribution
 from sae.reading.feature_examples import feature_examples
 from sae.reading.head_shares import decoder_shares, firing_shares, top_features
@@ -40,6 +42,9 @@ __all__ = [
     "TensorActivations",
     "TrainConfig",
     "ablate_feature",
+    "beside_baselines",
+    "box_evidence",
+    "copy_evidence",
     "decoder_shares",
     "difference_of_means",
     "direct_attribution",

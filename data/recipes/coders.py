@@ -16,8 +16,7 @@ from pathlib import Path
 import coder_inputs
 import shelf
 
-from headscope.coding.box_evidence import box_evidence
-from headscope.coding.copy_evidence import copy_evidence
+from headscope.coding import box_evidence, copy_evidence
 from headscope.coding.evaluating import evaluate_coder
 from headscope.coding.examples import in_windows, rows_of
 from probes.inputs import Example

@@ -1,57 +1,60 @@
-"""Means over firings with their intervals over examples, for what a feature is shown to do."""
+"""Evidence for what a feature does: that it carries a copy, that it reads the object it names."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    from probes.inputs import Batch
+    from probes.subject import Subject
+    from probes.tokens.map import TowerTokens
+    from sae.activations import SubjectActivations
+    from sae.coders.coder import Coder
+    from sae.evidence.box_evidence import BoxEvidence, Mention
+    from sae.evidence.copy_evidence import CopyEvidence
 
-from analysis.statistics import LEVEL, RatioSums
 
+def copy_evidence(
+    subject: Subject,
+    coder: Coder,
+    activations: SubjectActivations,
+    latent: int | None = None,
+    *,
+    controls: int = 8,
+    seed: int = 0,
+) -> CopyEvidence:
+    """Measure whether a feature carries the copy of a word that stood before.
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean over firings.
-
-    Attributes:
-        value: NaN where nothing was counted.
-        low, high: of a 95 % bootstrap interval over examples; NaN with fewer than 2 of them.
-        firings: how many it is a mean of.
-        examples: how many of them have one.
+    Args and errors as of `sae.evidence.copy_evidence.copy_evidence`.
     """
+    from sae.evidence.copy_evidence import copy_evidence as measured
 
-    value: float
-    low: float
-    high: float
-    firings: int
-    examples: int
+    return measured(subject, coder, activations, latent, controls=controls, seed=seed)
 
 
-class Means:
-    """Values by name and example; firings of one example are resampled together."""
+def box_evidence(
+    subject: Subject,
+    coder: Coder,
+    activations: SubjectActivations,
+    latent: int | None = None,
+    *,
+    seed: int = 0,
+) -> BoxEvidence:
+    """Measure whether a feature reads an object's place in the image when the object is named.
 
-    def __init__(self, seed: int = 0) -> None:
-        """Nothing was seen yet."""
-        self._seed = seed
-        self._values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    Objects and boxes are those of the examples (`analysis.vision.named_objects`). Args and errors
+    otherwise as of `sae.evidence.box_evidence.box_evidence`.
+    """
+    from analysis.vision.boxes import coverage
+    from sae.evidence.box_evidence import box_evidence as measured
 
-    def add(self, example: str, values: Mapping[str, float]) -> None:
-        """Count a firing."""
-        for name, value in values.items():
-            self._values[name][example].append(value)
+    return measured(
+        subject, coder, activations, latent, mentions=_mentions, coverage=coverage, seed=seed
+    )
 
-    def of(self, name: str) -> Mean:
-        """The mean of all values of a name."""
-        found = self._values.get(name, {})
-        sums = RatioSums.empty(1, seed=self._seed)
-        if not found:
-            return Mean(math.nan, math.nan, math.nan, 0, 0)
-        ids = list(found)
-        total = np.array([[math.fsum(found[example])] for example in ids])
-        count = np.array([[float(len(found[example]))] for example in ids])
-        sums.add(ids, total, count)
-        low, high = sums.interval(LEVEL)
-        return Mean(float(sums.value[0]), float(low[0]), float(high[0]), int(count.sum()), len(ids))
+
+def _mentions(tokens: TowerTokens, batch: Batch) -> list[Mention]:
+    from analysis.vision.named_objects import named_objects
+    from analysis.vision.prompt_parts import prompt_parts
+
+    return [*named_objects(tokens, prompt_parts(tokens, batch), batch)]

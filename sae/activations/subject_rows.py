@@ -17,6 +17,7 @@ from sae.activations.epoch_order import groups_alike, shuffled
 from sae.activations.finite_rows import refuse_nonfinite
 from sae.activations.places import PlacedChunk, Places, ordinals
 from sae.activations.provenance import about_subject, digest_of_batches, digest_of_examples
+from sae.activations.reach import Reach, kinds_of
 from sae.activations.site_forward import heard_rows, joined_rows
 from sae.activations.source import Chunk
 from sae.activations.text_windows import text_windows
@@ -93,7 +94,7 @@ class SubjectActivations:
         self._skipped: dict[int, tuple[str, str]] = {}
         every = [e for batch in self._batches for e in batch.examples] or self._examples
         self.ids: list[str] = [example.id for example in every]
-        self._kinds = {kind for item in items for kind in self._kinds_of(item)}
+        self._kinds = kinds_of(items)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -155,26 +156,17 @@ class SubjectActivations:
             yield from parts
 
     def _parts(self, epoch: int, start: int, every: int) -> Iterator[tuple[int, list[PlacedChunk]]]:
-        reached = dict.fromkeys(self.widths, 0)
-        heard: set[Site] = set()
-        met: set[Any] = set()
-        ran = False
+        reach = Reach(self.sites, self._kinds)
         for number, group in islice(enumerate(self._groups(epoch)), start, None, every):
             parts = []
             for batch, indices in self._prepared(group):
-                part, sites = self._run(batch, indices, epoch, number)
+                part, heard = self._run(batch, indices, epoch, number)
                 parts.append(part)
-                heard |= sites
-                given = [batch] if self._batches else batch.examples
-                met |= {kind for item in given for kind in self._kinds_of(item)}
-                for name, rows in part.rows.items():
-                    reached[name] += rows.shape[0]
-            ran = ran or bool(parts)
-            if met == self._kinds:  # other examples will reach no other towers
-                self._refuse_unheard(heard)
+                reach.meet([batch] if self._batches else batch.examples, heard, part)
+            reach.refuse_unheard()
             yield number, parts
         if start == 0 and every == 1:
-            self._refuse_nothing(ran, reached, heard)
+            reach.refuse_nothing(self.ids, self.skipped, self.roles)
 
     def _groups(self, epoch: int) -> list[list[int]]:
         if self._batches:
@@ -220,38 +212,6 @@ class SubjectActivations:
             some = ", ".join(example.id for example in batch.examples[:2])
             refuse_nonfinite(name, rows[name], f"batch {number} of epoch {epoch} ({some}, ...)")
         return PlacedChunk(number, rows, places, batch, flat), taken.heard
-
-    @staticmethod
-    def _kinds_of(item: Example | Batch) -> set[Any]:
-        """What decides which towers an input reaches."""
-        if isinstance(item, Batch):
-            return {frozenset(item.tensors)}
-        return {(bool(item.pictures), bool(item.prompt))}
-
-    def _refuse_unheard(self, heard: set[Site]) -> None:
-        missing = [str(site) for site in self.sites if site not in heard]
-        if missing:
-            raise ValueError(
-                f"Every site must be reached by some example, {', '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} not. Give data that reaches it (an image "
-                "for a vision tower), or leave the site out."
-            )
-
-    def _refuse_nothing(self, ran: bool, reached: dict[str, int], heard: set[Site]) -> None:
-        if not ran:
-            name, reason = self.skipped[0]
-            raise ValueError(
-                f"At least one of the {len(self.ids)} examples must be prepared, none was; "
-                f"{name!r}: {reason}"
-            )
-        self._refuse_unheard(heard)
-        empty = [name for name, count in reached.items() if not count]
-        if empty:
-            wanted = ", ".join(self.roles or ())
-            raise ValueError(
-                f"Some position of {empty[0]} must have a role among {wanted}, none has. Choose "
-                "other `roles`, or leave the site out."
-            )
 
 
 def _read(data: Any, subject: Subject, limit: int | None) -> tuple[str, list[Any]]:

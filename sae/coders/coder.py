@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +90,7 @@ class Coder(nn.Module, ABC):
     """
 
     about: dict[str, Any]
+    encoder_bias: nn.Parameter
     architecture: ClassVar[str]
     """Name in files and on the command line."""
     knows_auxk: ClassVar[bool] = False
@@ -109,12 +109,23 @@ class Coder(nn.Module, ABC):
             )
         self.width, self.latents, self.centred = width, latents, centred
         self.about = {}
-        self.encoder_bias = nn.Parameter(torch.zeros(latents))
+        self._per_latent: dict[str, tuple[float, bool]] = {}
+        self.learn_per_latent("encoder_bias", 0.0)
         self.decoder_bias = nn.Parameter(torch.zeros(width))
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(latents, width, generator=generator)
         self.decoder = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         self.encoder = nn.Parameter(self.decoder.detach().clone())
+
+    def learn_per_latent(self, name: str, start: float, *, as_strengths: bool = True) -> None:
+        """Add a parameter ``[latent]``, and say what new units and new beginnings do to it.
+
+        Args:
+            start: of all latents, also of those that begin again.
+            as_strengths: whether it is in units of strengths; else it has none.
+        """
+        self.register_parameter(name, nn.Parameter(torch.full((self.latents,), float(start))))
+        self._per_latent[name] = (start, as_strengths)
 
     @classmethod
     def defaults(cls, width: int, latents: int) -> Defaults:
@@ -194,9 +205,10 @@ class Coder(nn.Module, ABC):
         """Turn a coder of ``x / factor`` into one of ``x``: strengths grow with the input.
 
         What is computed is exactly that; weights of training losses stay as they are. The
-        activation must be homogeneous; kinds with thresholds scale them here as well.
+        activation must be homogeneous in pre-activations and what is `learn_per_latent`.
         """
-        self.encoder_bias.mul_(factor)
+        for parameter in self._in_strengths():
+            parameter.mul_(factor)
         self.decoder_bias.mul_(factor)
 
     @torch.no_grad()
@@ -209,8 +221,9 @@ class Coder(nn.Module, ABC):
         Args:
             factors: positive; the new strength of a latent is so many times the old one.
         """
+        for parameter in self._in_strengths():
+            parameter.mul_(factors)
         self.encoder.mul_(factors[:, None])
-        self.encoder_bias.mul_(factors)
         self.decoder.div_(factors[:, None])
 
     @torch.no_grad()
@@ -220,10 +233,14 @@ class Coder(nn.Module, ABC):
         directions: Float[Tensor, "chosen width"],
         encoder_norm: float,
     ) -> None:
-        """Give latents new directions (of length 1), biases as at the start."""
+        """Give latents new directions (of length 1), what is `learn_per_latent` its start."""
         self.decoder[which] = directions.to(self.decoder)
         self.encoder[which] = (directions * encoder_norm).to(self.encoder)
-        self.encoder_bias[which] = 0.0
+        for name, (start, _) in self._per_latent.items():
+            self.get_parameter(name)[which] = start
+
+    def _in_strengths(self) -> list[nn.Parameter]:
+        return [self.get_parameter(n) for n, (_, scales) in self._per_latent.items() if scales]
 
     def as_used(self) -> Coder:
         """The coder that files of other tools describe: itself, or what replaces it after training.
@@ -231,14 +248,3 @@ class Coder(nn.Module, ABC):
         Kinds that choose over a batch become one with a threshold here.
         """
         return self
-
-    @contextmanager
-    def thawed(self) -> Iterator[None]:
-        """With gradients of its parameters on, and afterwards as they were."""
-        kept = [p.requires_grad for p in self.parameters()]
-        self.requires_grad_(True)
-        try:
-            yield
-        finally:
-            for parameter, flag in zip(self.parameters(), kept, strict=True):
-                parameter.requires_grad_(flag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae.coders.coder import Coder, Losses, Moment
@@ -44,6 +44,7 @@ class JumpReLU(Coder):
     """
 
     architecture: ClassVar[str] = "jump_relu"
+    threshold: nn.Parameter
     needs_k: ClassVar[bool] = True
 
     def __init__(
@@ -68,13 +69,19 @@ class JumpReLU(Coder):
                 "`bandwidth` and `target` must be positive and `start` not negative, got "
                 f"{self.bandwidth}, {target} and {self.start}."
             )
-        self.threshold = nn.Parameter(torch.full((latents,), float(self.start)))
+        self.learn_per_latent("threshold", self.start)
 
     @classmethod
     def defaults(cls, width: int, latents: int) -> Defaults:
         """dictionary_learning's weight, 1 for rows of norm 1, so times the width.
 
-        Its learning rate, 7e-5, is for a hundred thousand steps and more; SAELens' is taken.
+        Its learning rate, 7e-5, is for a hundred thousand steps and more; SAELens' is taken. It is
+        weak in short trainings: after 200,000 rows of a bundled model (width 128, 2,048 latents,
+        390 steps of 512, target 8) 208 latents fired per row, none was dead, and the reconstruction
+        was worse than the mean; of the default batches (48 steps, target 32), 859. In a few hundred
+        steps set ``learning_rate`` to about 3e-3 (9.3 fire, explained variance 0.79). On
+        rows of a known dictionary the target was met with that rate, and a higher ``sparsity``
+        found fewer of its features.
         """
         return Defaults(
             learning_rate=3e-4,
@@ -123,26 +130,6 @@ class JumpReLU(Coder):
             {"params": others, "lr": learning_rate},
             {"params": [self.threshold], "lr": learning_rate * self.width**0.5},
         ]
-
-    @torch.no_grad()
-    def rescale(self, factor: float) -> None:
-        super().rescale(factor)
-        self.threshold.mul_(factor)
-
-    @torch.no_grad()
-    def scale_strengths(self, factors: Float[Tensor, " latent"]) -> None:
-        super().scale_strengths(factors)
-        self.threshold.mul_(factors)
-
-    @torch.no_grad()
-    def restart(
-        self,
-        which: Int[Tensor, " chosen"],
-        directions: Float[Tensor, "chosen width"],
-        encoder_norm: float,
-    ) -> None:
-        super().restart(which, directions, encoder_norm)
-        self.threshold[which] = self.start
 
 
 def jump(

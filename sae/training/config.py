@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
+from sae.training.config_checks import (
+    DeadFeatures,
+    Normalise,
+    Precision,
+    must,
+    refuse_settings,
+)
 
-DeadFeatures = Literal["auxk", "resample", "none"]
-Normalise = Literal["mean_norm", "none"]
-Precision = Literal["float32", "bfloat16"]
-
-_MULTIPLE = re.compile(r"\d+(\.\d+)?x")
 _MOST_DEAD_ROWS = 10_000_000
 _LONGEST_WARM_UP = 1_000
 
@@ -59,7 +58,8 @@ class TrainConfig:
     """Divide rows by one number, so that their mean norm is the root of the width; folded back
     into the coder at the end, so that it reads and writes what the model computes."""
     buffer_rows: int = 131_072
-    """Rows per site that are shuffled together; what memory grows with."""
+    """Rows per site that are shuffled together; what memory grows with. A training of fewer
+    ``tokens`` reads and shuffles no more than it needs."""
     dtype: Precision = "float32"
     """What matrix products are done in (autocast); parameters stay float32."""
     device: str | None = None
@@ -81,21 +81,7 @@ class TrainConfig:
         Raises:
             ValueError: naming the setting, what it must be and what it is.
         """
-        self._check_coder()
-        self._check_amounts()
-        self._check_shares()
-        for name in ("dead_features", "normalise", "dtype"):
-            self._check_choice(name)
-        _must(isinstance(self.fast, bool), "fast", "True or False", self.fast, "Choose one.")
-        _must(
-            isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0,
-            "seed",
-            "a whole number from 0",
-            self.seed,
-            "Take 0.",
-        )
-        self._check_device()
-        self._check_options()
+        refuse_settings(self)
 
     def latents_of(self, width: int) -> int:
         """Number of features at a site of this width."""
@@ -118,7 +104,7 @@ class TrainConfig:
             ValueError: fewer rows than one batch.
         """
         rows = self.batch_size * processes
-        _must(
+        must(
             self.tokens >= rows,
             "tokens",
             f"at least the {rows:,} rows of one step",
@@ -140,120 +126,3 @@ class TrainConfig:
         """From `record`; settings of other versions are left out."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in record.items() if name in known})
-
-    def _check_coder(self) -> None:
-        from sae.coders.registry import coder_of
-
-        kind = coder_of(self.coder)
-        whole = _is_whole(self.latents, 1)
-        multiple = (
-            isinstance(self.latents, str)
-            and _MULTIPLE.fullmatch(self.latents) is not None
-            and float(self.latents[:-1]) > 0
-        )
-        _must(
-            whole or multiple,
-            "latents",
-            "a whole number from 1, or a multiple of the width such as '16x'",
-            self.latents,
-            "Try '16x'.",
-        )
-        if isinstance(self.latents, int) and _is_whole(self.k, 1) and kind.needs_k:
-            _must(
-                self.latents >= self.k,
-                "latents",
-                f"at least `k`, {self.k}",
-                self.latents,
-                "Ask for more features, or for fewer active ones.",
-            )
-
-    def _check_amounts(self) -> None:
-        for name in ("k", "tokens", "batch_size", "buffer_rows", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            _must(_is_whole(value, 1), name, "a whole number from 1", value, "Give such a number.")
-        for name in ("dead_after", "auxiliary_k"):
-            value = getattr(self, name)
-            wanted = "a whole number from 1, or None"
-            _must(value is None or _is_whole(value, 1), name, wanted, value, "Leave it out.")
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            good = value is None or (_is_number(value) and value > 0)
-            _must(good, name, "a number above 0, or None", value, "Leave it out.")
-        good = self.sparsity is None or (_is_number(self.sparsity) and self.sparsity >= 0)
-        _must(good, "sparsity", "a number from 0, or None", self.sparsity, "Leave it out.")
-        good = _is_number(self.auxiliary) and self.auxiliary >= 0
-        _must(good, "auxiliary", "a number from 0", self.auxiliary, "Try 1/32.")
-        self.steps()
-        _must(
-            self.buffer_rows >= self.batch_size,
-            "buffer_rows",
-            f"at least `batch_size`, {self.batch_size:,}",
-            self.buffer_rows,
-            "Raise it, or lower `batch_size`.",
-        )
-
-    def _check_shares(self) -> None:
-        for name in ("warm_up", "decay", "sparsity_warm_up"):
-            value = getattr(self, name)
-            good = _is_number(value) and 0 <= value <= 1
-            _must(good, name, "a share from 0 to 1", value, "Try 0.1.")
-        _must(
-            self.warm_up + self.decay <= 1,
-            "warm_up + decay",
-            "at most 1",
-            self.warm_up + self.decay,
-            "Shorten one of them.",
-        )
-
-    def _check_choice(self, name: str) -> None:
-        choices = get_args(
-            {"dead_features": DeadFeatures, "normalise": Normalise}.get(name, Precision)
-        )
-        value = getattr(self, name)
-        good = value in choices or (value is None and name == "dead_features")
-        _must(good, name, f"one of {', '.join(choices)}", value, "Choose one of these.")
-
-    def _check_device(self) -> None:
-        if self.device is None:
-            return
-        try:
-            torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"`device` must be a device of torch, such as cpu or cuda:0, got {self.device!r}. "
-                "Leave it out to train where the rows are."
-            ) from error
-
-    def _check_options(self) -> None:
-        wanted = "settings by name that can be written as JSON"
-        good = isinstance(self.options, dict) and all(isinstance(n, str) for n in self.options)
-        _must(good, "options", wanted, self.options, "Give a dictionary.")
-        # Here they would go past all that is checked of them above.
-        twice = sorted(self.options.keys() & {f.name for f in fields(self)})
-        _must(
-            not twice,
-            "options",
-            "settings of one kind of coder only",
-            twice,
-            "Give these as settings of their own.",
-        )
-        try:
-            json.dumps(self.options, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`options` must be {wanted}, got {self.options!r}. Use numbers, text and lists."
-            ) from error
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _must(good: bool, name: str, wanted: str, value: Any, advice: str) -> None:
-    if not good:
-        shown = f"{value:,}" if isinstance(value, int) and value > 999 else repr(value)
-        raise ValueError(f"`{name}` must be {wanted}, got {shown}. {advice}")

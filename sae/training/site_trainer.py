@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.coders.coder import Coder, Losses, Moment
-from sae.coders.decoder_rules import make_rows_unit, remove_parallel_gradient
 from sae.coders.registry import dead_features, defaults, make_coder
 from sae.coders.resampling import resample
 from sae.coders.start import start_at
@@ -22,9 +21,8 @@ from sae.training.distributed import Processes
 from sae.training.finite_loss import FiniteLoss
 from sae.training.firing import Firing
 from sae.training.metrics import Record
+from sae.training.optimiser import Optimiser
 from sae.training.schedule import Schedule
-
-_FUSED = {"cpu", "cuda", "mps", "xpu"}
 
 
 class SiteTrainer:
@@ -67,15 +65,11 @@ class SiteTrainer:
             chosen = defaults(config, width)
         except ValueError as error:
             raise ValueError(f"At {site}: {error}") from error
-        self._optimiser = torch.optim.Adam(
-            self.coder.parameter_groups(chosen.learning_rate),
-            lr=chosen.learning_rate,
-            betas=chosen.betas,
-        )
-        self._peak = chosen.learning_rate
-        self._peaks = [group["lr"] for group in self._optimiser.param_groups]
         self.schedule = Schedule.of(
             config, config.steps(self.processes.count), dead_features(config) == "resample"
+        )
+        self._optimiser = Optimiser(
+            self.coder, chosen, self.schedule, config.gradient_clip, self.processes
         )
         self.firing = Firing(self.coder.latents, config.dead_rows)
         self.taken, self.scale = 0, 1.0
@@ -84,11 +78,8 @@ class SiteTrainer:
     def place(self, device: torch.device) -> None:
         """Move everything to a device."""
         self.device = device
-        # The same parameters, elsewhere: the optimiser holds them still.
         self.coder.to(device)
-        for group in self._optimiser.param_groups:
-            group["fused"] = device.type in _FUSED
-        self._optimiser.load_state_dict(self._optimiser.state_dict())
+        self._optimiser.place(device)
         self.firing.rows_since = self.firing.rows_since.to(device)
         self._finite = FiniteLoss(self.site, self.processes, device)
 
@@ -136,9 +127,7 @@ class SiteTrainer:
         x = self._scaled(rows)
         if self.taken in self.schedule.resampling_steps:
             self._resample(x)
-        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * self.schedule.learning_rate(self.taken)
-        rate = self._peak * self.schedule.learning_rate(self.taken)
+        rate = self._optimiser.rate(self.taken)
         losses = self._learn(x)
         self.firing.update(self.processes.summed(losses.fired), x.shape[0] * self.processes.count)
         self.taken += 1
@@ -162,9 +151,7 @@ class SiteTrainer:
                     f"The coder of {self.site} must stay finite, `{name}` is not after step "
                     f"{self.taken}. Lower `learning_rate`."
                 )
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{index}/{name}": value for name, value in moments.items()}
-        tensors["rows_since"] = self.firing.rows_since
+        tensors |= {**self._optimiser.tensors(), "rows_since": self.firing.rows_since}
         facts = {"taken": self.taken, "scale": self.scale, "seen": self.firing.seen}
         return Part({f"{self.site}/{name}": value for name, value in tensors.items()}, facts)
 
@@ -176,20 +163,14 @@ class SiteTrainer:
             n.removeprefix("coder/"): v for n, v in mine.items() if n.startswith("coder/")
         }
         self.coder.load_state_dict(parameters)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in mine.items():
-            if name.startswith("optimiser/"):
-                _, index, moment = name.split("/")
-                state.setdefault(int(index), {})[moment] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self._optimiser.restore(mine)
         self.firing.rows_since.copy_(mine["rows_since"])
         self.taken, self.scale = facts["taken"], facts["scale"]
         self.firing.seen = facts["seen"]
 
     def finished(self, about: Mapping[str, Any]) -> Coder:
         """The coder in the units of the model, ready to use; the trainer is done with it."""
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.forget_gradients()
         self.coder.rescale(self.scale)
         self.coder.about = dict(about)
         return self.coder.eval().requires_grad_(False)
@@ -208,21 +189,9 @@ class SiteTrainer:
         half = self.config.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             losses = self.coder.losses(x, moment)
-        losses.total.backward()
-        gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
-        # Kinds that follow a running mean hold it in a buffer.
-        followed = [buffer for buffer in self.coder.buffers() if buffer.is_floating_point()]
-        self.processes.average([*gradients, *followed])
-        remove_parallel_gradient(self.coder)
-        size = losses.total.detach()
-        if self.config.gradient_clip is not None:
-            size = size + torch.nn.utils.clip_grad_norm_(
-                self.coder.parameters(), self.config.gradient_clip
-            )
+        size = self._optimiser.read(losses.total)
         self._finite.note(size, self.taken + 1, x)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        make_rows_unit(self.coder)
+        self._optimiser.step(self.taken)
         return losses
 
     def _resample(self, x: Tensor) -> None:
@@ -231,7 +200,7 @@ class SiteTrainer:
             return
         rows = self.processes.gathered(x)
         found = resample(
-            self.coder, self._optimiser, rows, dead, seed=self.config.seed + self.taken
+            self.coder, self._optimiser.adam, rows, dead, seed=self.config.seed + self.taken
         )
         # Latents that could not begin again, for want of rows, stay dead.
         renewed = torch.zeros_like(dead)

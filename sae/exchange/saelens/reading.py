@@ -111,11 +111,13 @@ def _fold(coder: Coder, config: SaeLensConfig, folder: Path) -> None:
         coder.scale_strengths(coder.encoder_bias.new_full((coder.latents,), factor))
     if config.compares_norms:
         lengths = coder.decoder.norm(dim=1).clamp_min(_SHORTEST_ROW)
+        # A threshold is in these units already, but for the factor.
+        threshold = coder.threshold / factor if isinstance(coder, JumpReLU) else None
         # Of the base: TopK's own refuses other units, which choose other latents, those that are
-        # meant here; and a threshold is in these units already, but for the factor.
+        # meant here.
         Coder.scale_strengths(coder, lengths)
-        if isinstance(coder, JumpReLU):
-            coder.threshold.div_(factor)
+        if isinstance(coder, JumpReLU) and threshold is not None:
+            coder.threshold.copy_(threshold)
 
 
 def _row_factor(folder: Path) -> float:

@@ -1,41 +1,70 @@
-"""Means over firings, firings of an example resampled together."""
+"""What features are shown to do, on what is known of the bundled examples."""
 
-import math
+from itertools import pairwise
 
 import pytest
+import torch
 
-from analysis.statistics import poisson_weights
-from headscope.coding.evidence import Means
+from analysis.statistics import half_of
+from headscope.coding import box_evidence, copy_evidence
+from headscope.coding.examples import rows_of
+from probes.loading import load
+from probes.readers import read_examples
+from sae import copy_evidence as measured
+from sae import load_coder
 
-
-def test_a_mean_counts_firings_and_its_interval_resamples_examples():
-    values = {"a": [1.0, 2.0, 6.0], "b": [-3.0], "c": [0.5, 0.5]}
-    means = Means(seed=5)
-    for example, some in values.items():
-        for value in some:
-            means.add(example, {"x": value})
-    found = means.of("x")
-    assert found.value == pytest.approx(7.0 / 6)
-    assert (found.firings, found.examples) == (6, 3)
-    weights = {example: poisson_weights(example, 200, 5) for example in values}
-    ratios = []
-    for draw in range(200):
-        count = sum(weights[e][draw] * len(some) for e, some in values.items())
-        total = sum(weights[e][draw] * sum(some) for e, some in values.items())
-        if count:
-            ratios.append(total / count)
-    ratios.sort()
-    assert ratios[0] <= found.low < found.value < found.high <= ratios[-1]
-    below = sum(ratio < found.low for ratio in ratios) / len(ratios)
-    above = sum(ratio > found.high for ratio in ratios) / len(ratios)
-    assert below <= 0.03 and above <= 0.03
+SITE = "language.L2"
 
 
-def test_names_are_apart_and_what_was_never_added_is_not_a_number():
-    means = Means()
-    means.add("a", {"x": 1.0})
-    means.add("b", {"x": 2.0, "y": 5.0})
-    assert means.of("y").value == 5.0
-    assert math.isnan(means.of("y").low)  # one example has no interval
-    nothing = means.of("z")
-    assert math.isnan(nothing.value) and nothing.firings == 0
+@pytest.fixture(scope="module")
+def describer():
+    return load("shapes-llava")
+
+
+@pytest.fixture(scope="module")
+def coder():
+    return load_coder("shapes-llava")
+
+
+def rows(describer, limit):
+    examples = list(read_examples("scenes", "vision-language", limit))
+    return rows_of(describer, examples, SITE, batch_size=16)
+
+
+def test_a_feature_reads_the_box_of_what_is_named(describer, coder):
+    found = box_evidence(describer, coder, rows(describer, 50))
+    assert found.on_box.firings >= 20
+    assert found.difference.low > 0.2
+    assert found.on_box.low > 2 * found.shuffled.high
+    assert found.from_image.low > 0.5
+    assert sum(found.names.values()) == found.on_box.firings
+    assert found.kind in found.names
+    # Only the other half of the examples was measured than it was chosen on.
+    names = [example.id for example in read_examples("scenes", "vision-language", 50)]
+    assert found.on_box.examples <= sum(half_of(name, 0) == 1 for name in names) < 50
+
+
+def test_objects_are_those_of_the_examples(describer, coder):
+    """A latent that always fires names every object in every answer, as words say it."""
+    with torch.no_grad():
+        coder = load_coder("shapes-llava")
+        coder.encoder_bias[739] += 100
+    found = box_evidence(describer, coder, rows(describer, 7), 739)
+    names = []
+    for example in read_examples("scenes", "vision-language", 7):
+        words = example.answer.replace(",", " ").replace(".", " ").split()
+        pairs = [f"{one} {two}" for one, two in pairwise(words)]
+        names += [pair for pair in pairs if pair in example.objects]
+    assert len(names) > 7
+    # Two words, each predicted one position before.
+    assert dict(found.names) == {name: 2 * names.count(name) for name in set(names)}
+
+
+def test_the_copy_is_measured_by_the_settings_that_are_given(subject):
+    coder = load_coder("repeat-lm")
+    examples = list(read_examples("repeats", "language", 8))
+    given = rows_of(subject, examples, "language.L1")
+    found = copy_evidence(subject, coder, given, 1012, controls=2, seed=3)
+    assert found == measured(subject, coder, given, 1012, controls=2, seed=3)
+    assert found != measured(subject, coder, given, 1012, controls=3, seed=3)
+    assert found != measured(subject, coder, given, 1012, controls=2, seed=4)

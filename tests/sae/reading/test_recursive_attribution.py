@@ -16,6 +16,7 @@ from probes.direct.residual_path import PathError
 from probes.edits import scale
 from probes.edits.apply import edit
 from probes.heads import Site
+from probes.inputs import Example
 from probes.listening import listen
 from probes.subject import Subject
 from sae.coders.coder import Coder
@@ -25,7 +26,9 @@ from sae.coders.standard import Standard
 from sae.coders.topk import TopK
 from sae.reading.attribution_tree import AttributionTree, Link, Piece
 from sae.reading.direct_attribution import direct_attribution
-from sae.reading.recursive_attribution import Pruning, recursive_attribution
+from sae.reading.pruning import Pruning
+from sae.reading.recursive_attribution import recursive_attribution
+from sae.reading.value_paths import ValuePaths
 from tests import tiny_models as tiny
 from tests.drawn_coders import IDS, batch_of, drawn_coder, redrawn, subject_of
 
@@ -438,3 +441,30 @@ def test_a_value_that_is_read_across_is_rounding_and_no_fault() -> None:
     assert 0 < least < 1e-7
     given: tuple[Any, ...] = (subject, batch, coder, "language.L0", 2, (1, 30))
     assert_whole(recursive_attribution(*given, depth=1, **EVERYTHING))
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"top_k": None, "least_share": 0.0, "depth": 0}, 0),
+        ({"top_k": None, "least_share": 0.0, "depth": 1}, 8 * 4),
+        ({"top_k": None, "least_share": 0.0, "depth": 2}, 8 * 4 + 8 * 8 * (1 + 2 + 3 + 4)),
+        ({"top_k": 1, "least_share": 0.0, "depth": 2}, 2),
+    ],
+)
+def test_every_link_that_is_split_costs_a_backward_pass(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], passes: int
+) -> None:
+    """Of two layers of 8 heads, from the fourth position: each head reads it and those before."""
+    subject = subject_of("repeat-lm")
+    batch = subject.prepare(examples=[Example("a", text="t05 t02 t11 t07 t02")])
+    coder = coder_at(subject, "language.L1")
+    taken, split = [], ValuePaths.split
+
+    def counted(paths: ValuePaths, *given: Any) -> Any:
+        taken.append(given)
+        return split(paths, *given)
+
+    monkeypatch.setattr(ValuePaths, "split", counted)
+    recursive_attribution(subject, batch, coder, "language.L1", 0, (0, 3), **settings)
+    assert len(taken) == passes

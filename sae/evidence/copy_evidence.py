@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from analysis.statistics import half_of
-from headscope.coding.copied_words import Copy, coded_batches, copies_in, strongest_copier
-from headscope.coding.evidence import Mean, Means
 from probes.edits.apply import edit
 from sae.coders.coder import Coder
+from sae.evidence.copied_words import Copy, coded_batches, copies_in, strongest_copier
+from sae.evidence.means import Mean, Means
 from sae.reading.direct_attribution import attributed
 from sae.reading.interventions import ablate_feature
 from sae.reading.latent_reading import site_of, strengths_at

@@ -9,27 +9,56 @@ so that a feature that always reads the same corner gains nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analysis.statistics import half_of
-from analysis.vision.boxes import coverage
-from analysis.vision.named_objects import named_objects
-from analysis.vision.prompt_parts import prompt_parts
-from headscope.coding.evidence import Mean, Means
 from sae.coders.coder import Coder
+from sae.evidence.means import Mean, Means
 from sae.reading.direct_attribution import DirectAttribution, attributed
 from sae.reading.latent_reading import site_of, strengths_at
 
 if TYPE_CHECKING:
     from probes.inputs import Batch
     from probes.subject import Subject
+    from probes.tokens.map import TowerTokens
     from sae.activations import SubjectActivations
+
+Box = tuple[float, ...]
+"""Left, top, right, bottom in pixels of the original image."""
+
+
+class Mention(Protocol):
+    """One mention, in an output, of an object whose place in the image is known.
+
+    Attributes:
+        kind: what it is called.
+        first, last: flat positions of the first and last token that name it.
+        boxes: of all objects of that name.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+    @property
+    def boxes(self) -> tuple[Box, ...]: ...
+
+
+Mentions = Callable[["TowerTokens", "Batch"], Iterable[Mention]]
+"""Every mention in the rows of a tower."""
+Coverage = Callable[[Tensor, Sequence[Box]], Float[Tensor, " patch"]]
+"""Of patches ``[patch 4]``, boxes themselves, the share that lies in one of the boxes, 0 to 1."""
 
 _DRAWS = 8
 _FEWEST = 8
@@ -69,7 +98,7 @@ class _Naming:
     latent: int
     patches: Float[Tensor, "patch 4"]
     brought: Float[Tensor, " patch"]
-    boxes: tuple[tuple[float, ...], ...]
+    boxes: tuple[Box, ...]
     from_image: float
 
 
@@ -79,6 +108,8 @@ def box_evidence(
     activations: SubjectActivations,
     latent: int | None = None,
     *,
+    mentions: Mentions,
+    coverage: Coverage,
     seed: int = 0,
 ) -> BoxEvidence:
     """Measure one feature on images whose objects have boxes, with answers that name them.
@@ -87,15 +118,17 @@ def box_evidence(
         activations: of the coder's site in the language model, of such examples.
         latent: None: the feature that reads boxes most clearly, chosen on one half of the
             examples; everything is then measured on the other half.
+        mentions: finds which tokens name which object.
+        coverage: measures how much of a patch a box covers.
 
     Raises:
         ValueError: no object of known box is named, or no feature fires at enough of them.
     """
     (site,) = activations.widths
-    namings = list(_namings(subject, coder, activations, site, latent))
+    namings = list(_namings(subject, coder, activations, mentions, latent))
     if latent is None:
         mine = [one for one in namings if half_of(one.example, seed) == 0]
-        latent = _clearest(mine, seed)
+        latent = _clearest(mine, coverage, seed)
         namings = [
             one for one in namings if half_of(one.example, seed) == 1 and one.latent == latent
         ]
@@ -105,7 +138,7 @@ def box_evidence(
             f"{len(namings)} times. Choose another, or give more examples with `boxes`."
         )
     means = Means(seed)
-    for one, on_box, shuffled in _on_boxes(namings, seed):
+    for one, on_box, shuffled in _on_boxes(namings, coverage, seed):
         values = {"on_box": on_box, "shuffled": shuffled, "difference": on_box - shuffled}
         means.add(one.example, {**values, "from_image": one.from_image})
     names = Counter(one.kind for one in namings)
@@ -123,10 +156,11 @@ def _namings(
     subject: Subject,
     coder: Coder,
     activations: SubjectActivations,
-    site: str,
+    mentions: Mentions,
     latent: int | None,
 ) -> Iterator[_Naming]:
     """Every firing at a position where a word of an object's name is predicted."""
+    (site,) = activations.widths
     place = site_of(subject, coder, site)
     for chunk in activations.placed_chunks(0):
         batch = chunk.batch
@@ -136,8 +170,10 @@ def _namings(
         rows = {position: row for row, position in enumerate(chunk.flat[site].tolist())}
         wanted: dict[int, list[int]] = {}
         objects = {}
-        for one in named_objects(tokens, prompt_parts(tokens, batch), batch):
-            for position in dict.fromkeys((one.first - 1, one.last - 1)):
+        for one in mentions(tokens, batch):
+            # Activations may leave positions out, by their roles.
+            read = [at for at in dict.fromkeys((one.first - 1, one.last - 1)) if at in rows]
+            for position in read:
                 fires = strengths[rows[position]].nonzero()[:, 0].tolist()
                 chosen = [each for each in fires if latent is None or each == latent]
                 if chosen:
@@ -157,14 +193,16 @@ def _image_part(direct: DirectAttribution, batch: Batch) -> tuple[Tensor, Tensor
     """Boxes of the patches that are read, what each brings (positive part), and their share."""
     index = direct.sources.index
     tokens, positive = direct.sources.map, direct.by_source.clamp_min(0)
-    own = index[(index >= 0)]
+    own = index[index >= 0]
     placed = ~tokens.box[own].isnan().any(1)
     brought = positive[index >= 0][placed]
     total = float(positive.sum())
     return tokens.box[own[placed]], brought, float(brought.sum()) / total if total else 0.0
 
 
-def _on_boxes(namings: list[_Naming], seed: int) -> Iterator[tuple[_Naming, float, float]]:
+def _on_boxes(
+    namings: list[_Naming], coverage: Coverage, seed: int
+) -> Iterator[tuple[_Naming, float, float]]:
     """Of each firing, the share on its own box and, on average, on some that others have."""
     dice = torch.Generator().manual_seed(seed)
     for one in namings:
@@ -179,7 +217,7 @@ def _on_boxes(namings: list[_Naming], seed: int) -> Iterator[tuple[_Naming, floa
         yield one, own, float((torch.stack(others).mean(0) * weight).sum())
 
 
-def _clearest(namings: list[_Naming], seed: int) -> int:
+def _clearest(namings: list[_Naming], coverage: Coverage, seed: int) -> int:
     """The feature with the largest gain of its box on the shuffled control, sum times mean.
 
     The mean alone would take one that hardly fires.
@@ -188,7 +226,8 @@ def _clearest(namings: list[_Naming], seed: int) -> int:
     for one in namings:
         by_latent.setdefault(one.latent, []).append(one)
     gains = {
-        latent: sum(own - other for _, own, other in _on_boxes(mine, seed)) ** 2 / len(mine)
+        latent: sum(own - other for _, own, other in _on_boxes(mine, coverage, seed)) ** 2
+        / len(mine)
         for latent, mine in by_latent.items()
         if len(mine) >= _FEWEST
     }

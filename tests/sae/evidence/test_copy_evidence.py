@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from analysis.statistics import half_of
-from headscope.coding.copy_evidence import copy_evidence
-from headscope.coding.examples import rows_of
 from probes.inputs import Example
+from probes.loading import load
 from probes.readers import read_examples
-from sae import direct_attribution, load_coder
+from sae import SubjectActivations, copy_evidence, direct_attribution, load_coder
 
 SITE = "language.L1"
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return load("repeat-lm")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def coder():
 
 
 def rows(subject, examples):
-    return rows_of(subject, examples, SITE, batch_size=16)
+    return SubjectActivations(subject, examples, sites=SITE)
 
 
 def test_a_feature_carries_the_copy_by_attribution_and_by_ablation(subject, coder):
