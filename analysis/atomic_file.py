@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_HALF = re.compile(r"^\.(?P<name>.+)\.\d+\.part$")
 
 
 class DiskFull(OSError):
@@ -38,6 +40,23 @@ def written_atomically(path: Path) -> Iterator[Path]:
         if is_disk_full(error):
             raise DiskFull(f"No space is left on the disk for {path}. Free some space.") from error
         raise
+
+
+def half_written_name(path: Path) -> str:
+    """Of which file this is a half that a killed process left; empty if it is none.
+
+    >>> half_written_name(Path("run/.plan.json.4711.part"))
+    'plan.json'
+    """
+    match = _HALF.match(path.name)
+    return match["name"] if match else ""
+
+
+def drop_half_written(folder: Path) -> None:
+    """Delete the halves that killed processes left in a folder; nobody else may be writing it."""
+    for path in folder.rglob(".*.part"):
+        if half_written_name(path):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

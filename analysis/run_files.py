@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis.atomic_file import half_written_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,33 @@ AGAIN = "Score again into another folder."
 
 class RunError(RuntimeError):
     """A run folder cannot be used as asked; the message is one or two plain sentences."""
+
+
+def refuse_foreign(path: Path, own: Iterable[str] = (), called: str = "`--out`") -> None:
+    """Nothing, if a folder is new, has a plan, or holds only what a start that was killed leaves.
+
+    Args:
+        own: what such a start may leave besides half of a plan.
+        called: what the sentence calls the folder.
+
+    Raises:
+        RunError: it is a file, or holds something else.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{called} must be a folder, {path} is a file. Choose another name.")
+    if not path.is_dir() or (path / PLAN).exists():
+        return
+    known = set(own)
+    strangers = sorted(
+        item.name
+        for item in path.iterdir()
+        if item.name not in known and half_written_name(item) != PLAN
+    )
+    if strangers:
+        raise RunError(
+            f"{called} must be a new or empty folder, {path} holds something else "
+            f"({strangers[0]}). Choose another name; nothing was touched."
+        )
 
 
 def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

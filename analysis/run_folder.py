@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.atomic_file import write_json, written_atomically
+from analysis.atomic_file import drop_half_written, write_json, written_atomically
 from analysis.head_table import HeadTable
 from analysis.journal import Journal, RunLock
 from analysis.run_files import (
@@ -33,6 +33,7 @@ from analysis.run_files import (
     plan_differences,
     read_json,
     read_table,
+    refuse_foreign,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class RunFolder:
         Raises:
             RunError: the folder holds something else or another run.
         """
-        _refuse_foreign(path)
+        refuse_foreign(path, {JOURNAL})
         if (path / PLAN).exists():
             _refuse_other_run(path, {}, resume=False)
 
@@ -67,7 +68,8 @@ class RunFolder:
     def begin(cls, path: Path, plan: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:
         """A folder to write a run to, locked; the plan stands in it before anything else.
 
-        Nothing is ever deleted, and nothing is written before all checks have passed.
+        Nothing is ever deleted but halves of files that a killed process left, and nothing is
+        written before all checks have passed.
 
         Raises:
             RunError: the folder holds something else, a finished run, an unfinished run without
@@ -75,7 +77,7 @@ class RunFolder:
                 as empty.
             RunLocked: another process is writing it.
         """
-        _refuse_foreign(path)
+        refuse_foreign(path, {JOURNAL})
         with ExitStack() as stack:
             if (path / PLAN).exists():
                 # Locked first: what a running process is about to write must not be judged.
@@ -84,6 +86,7 @@ class RunFolder:
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(RunLock(path / JOURNAL / LOCK))
+            drop_half_written(path)
             if not Journal(path / JOURNAL).finished():
                 write_json(path / PLAN, plan)
             yield cls(path, plan)
@@ -275,19 +278,6 @@ def open_run(path: str | Path) -> Run:
             "Make one with `headscope score MODEL --out FOLDER`."
         )
     return Run(folder)
-
-
-def _refuse_foreign(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"`--out` must be a folder, {path} is a file. Choose another name.")
-    if path.is_dir() and not (path / PLAN).exists():
-        # An interrupted start leaves an empty journal at most.
-        strangers = sorted({item.name for item in path.iterdir()} - {JOURNAL})
-        if strangers:
-            raise RunError(
-                f"`--out` must be a new or empty folder, {path} holds something else "
-                f"({strangers[0]}). Choose another name; nothing was touched."
-            )
 
 
 def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.edits.edit import EditPlace
+from probes.edits.method import Prepared
 from sae.activations.token_rows import check_roles
 from sae.coders.coder import Coder
 from sae.exchange.formats import load_coder
+from sae.same_model import refuse_other_model
+
+if TYPE_CHECKING:
+    from probes.subject import Subject
 
 EVERYWHERE = "all"
 """As `roles`: every position, padding too."""
@@ -33,6 +38,7 @@ class ReplacedRows:
         new: rows ``[row width]`` in the model's dtype to what takes their place.
         roles: only positions with one of these roles; None: all.
         positions: only these flat positions of the batch's token map of the tower; None: all.
+        of: the coder that makes the rows, if it may be used on its own model alone.
     """
 
     heads: str
@@ -41,7 +47,18 @@ class ReplacedRows:
     new: Callable[[Float[Tensor, "row width"]], Float[Tensor, "row width"]]
     roles: Roles = None
     positions: frozenset[int] | None = None
+    of: Coder | None = None
     stage: Literal["z"] = "z"
+
+    def on(self, subject: Subject) -> Prepared:
+        """Itself, if the subject is the coder's own model; asked once when it is attached.
+
+        Raises:
+            ValueError: it is another model, or it has other weights.
+        """
+        if self.of is not None:
+            refuse_other_model(self.of, subject)
+        return Prepared(edits=(self,))
 
     def apply(self, values: Tensor, place: EditPlace) -> Tensor:
         if values.shape[2] * values.shape[3] != self.width:
@@ -78,6 +95,7 @@ def splice(
     roles: str | list[str] | None = None,
     positions: int | list[int] | None = None,
     error: bool = False,
+    other_model: bool = False,
 ) -> ReplacedRows:
     """Replace z of a site by its reconstruction, while generating too.
 
@@ -93,6 +111,8 @@ def splice(
             generated ones.
         error: add what the coder does not reconstruct, without its gradient: z stays what it is,
             and gradients reach it through the coder alone.
+        other_model: use it on a model that the coder was not trained on, too; else that is refused
+            where the edit is attached. A coder that does not know its model is taken by any.
 
     Raises:
         ValueError: the coder does not say its site, or there is no such role.
@@ -113,6 +133,7 @@ def splice(
         Reconstruction(known, error),
         roles_of(known, roles),
         None if only is None else frozenset(int(position) for position in only),
+        None if other_model else known,
     )
 
 

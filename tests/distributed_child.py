@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ import torch._dynamo  # what the first optimiser loads: once for all children
 from sae.activations import TensorActivations
 from sae.training import TrainConfig, train_sites
 from sae.training.distributed import Processes, joined
+from sae.training.shared_store import store_together
 
 
 def config(**settings: Any) -> TrainConfig:
@@ -56,6 +59,32 @@ def run(rank: int, count: int, port: int, settings: Mapping[str, Any], out: str,
         for name, value in coder.state_dict().items()
     }
     torch.save(found, f"{to}-{rank}")
+
+
+def store(rank: int, count: int, port: int, how: str, folder: str, to: str) -> None:
+    """Make one store together and train from it; what was raised goes to a file as text.
+
+    Args:
+        how: ``late`` keeps the second process away for a moment, ``broken`` gives rows that are
+            not finite in the third chunk, ``few`` all rows in one shard.
+    """
+    torch.set_num_threads(1)
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
+    rows = source()
+    if how == "broken":
+        rows._tensors["language.L0"][100] = torch.nan
+    shard_rows = 10_000 if how == "few" else 100
+    with joined() as processes:
+        if how == "late" and rank:
+            time.sleep(1)
+        try:
+            found = store_together(rows, Path(folder), processes, shard_rows=shard_rows)
+        except ValueError as error:
+            Path(f"{to}-{rank}").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+            return
+        coders = train_sites(config(), found)
+    torch.save({name: coder.state_dict() for name, coder in coders.items()}, f"{to}-{rank}")
 
 
 def sums(rank: int, count: int, port: int, to: str) -> None:

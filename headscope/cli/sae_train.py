@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headscope.cli.interrupted_training import what_is_safe
 from headscope.cli.options import (
     BatchSize,
     Data,
@@ -24,7 +25,7 @@ from headscope.cli.options import (
     TrustRemoteCode,
     load_subject,
 )
-from headscope.cli.resuming import command_to_go_on, interruptible, refuse_resume_without
+from headscope.cli.resuming import interruptible, refuse_resume_without
 from headscope.cli.sae_options import Context
 
 
@@ -108,6 +109,7 @@ def train(
     """Train autoencoders of head outputs, one for each site."""
     from headscope.coding import training
     from headscope.plan import default_data, default_folder, names_in
+    from sae.training.distributed import own_device
 
     refuse_resume_without(out, resume)
     _refuse_apart(out)
@@ -126,7 +128,8 @@ def train(
         seed=seed,
     )
     configs = training.swept(config, sweep) if sweep else {}
-    subject = load_subject(model, dtype, device, device_map, revision, trust_remote_code)
+    where = device if device_map else own_device(device)
+    subject = load_subject(model, dtype, where, device_map, revision, trust_remote_code)
     data = data or default_data(subject)
     how: dict[str, Any] = {
         "roles": names_in(roles) or None,
@@ -185,7 +188,7 @@ def _train(
 
     out: Path = how["out"]
     title = f"{subject.name} on {data}"
-    with interruptible(lambda: _what_is_safe(out, how["store"])), training_shown(title) as hear:
+    with interruptible(lambda: what_is_safe(out, how["store"])), training_shown(title) as hear:
         coders = train_coders(subject, data, sites=sites, config=config, listener=hear, **how)
     if _is_first():
         print_training(coders, out, as_json)
@@ -207,29 +210,12 @@ def _sweep(
     out: Path = how["out"]
     title = f"{subject.name} on {data}"
     with (
-        interruptible(lambda: _what_is_safe(out, how["store"], TRAINING)),
+        interruptible(lambda: what_is_safe(out, how["store"], TRAINING)),
         training_shown(title) as hear,
     ):
         found = sweep_coders(subject, data, site=sites, configs=configs, listener=hear, **how)
     if _is_first():
         print_sweep(found, out, as_json)
-
-
-def _what_is_safe(out: Path, store: Path | None, part: str = "") -> str:
-    """What is there after an interruption, and how to go on."""
-    from analysis.run_files import MANIFEST
-    from sae.activations.store_files import INDEX
-    from sae.training.checkpoint import CHECKPOINT, whole_steps
-
-    folder = out / part
-    if (folder / MANIFEST).exists():
-        return f"the training in {folder} is finished, go on with: {command_to_go_on(out)}"
-    steps = whole_steps(folder / CHECKPOINT)
-    if store is not None and store.is_dir() and not (store / INDEX).exists():
-        return f"the shards in {store} are safe, go on with: {command_to_go_on(out)}"
-    if not steps:
-        return "no step was taken yet: start again."
-    return f"{steps[-1]:,} steps are safe in {folder}, go on with: {command_to_go_on(out)}"
 
 
 def _print_estimate(

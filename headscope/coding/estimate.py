@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from analysis.precision import duration
+from analysis.precision import duration, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,9 @@ class TrainingEstimate:
 
     def lines(self) -> list[str]:
         """Sentences for the terminal."""
-        epochs = "" if self.epochs is None else f", about {self.epochs:.3g} times through the data"
+        epochs = (
+            "" if self.epochs is None else f", about {plain(self.epochs)} times through the data"
+        )
         return [
             f"{self.model} on {self.data}: {self.examples:,} examples to train on",
             *(
@@ -98,9 +100,8 @@ def estimate_training(
     )
     in_chunk = getattr(rows, "batch_size", 1)
     in_all = there / in_chunk * examples
-    kept = sum(
-        _COPIES * each.parameters * coders + config.buffer_rows * each.width for each in sites
-    )
+    buffered = min(config.buffer_rows, config.tokens)
+    kept = sum(_COPIES * each.parameters * coders + buffered * each.width for each in sites)
     return TrainingEstimate(
         model,
         data,

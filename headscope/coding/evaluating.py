@@ -233,6 +233,8 @@ def recovering(
                 how.losses,
                 sites=dict.fromkeys(coders, site),
                 roles=roles,
+                # Asked where the coder was opened; that of a sweep was trained on this model.
+                other_model=True,
                 settings=how.settings,
             )
         except ReadingError as error:

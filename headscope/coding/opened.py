@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from headscope.plan import AskedWrongly
 
@@ -34,7 +34,7 @@ def open_coders(given: str | Path) -> dict[str, Coder]:
         folder = folder / TRAINING
     if not (folder / PLAN).is_file():
         return {folder.resolve().name: load_coder(folder)}
-    if "sae" not in str(read_json(folder / PLAN).get("kind", "")):
+    if not is_training(folder):
         raise RunError(
             f"{folder} must be a coder or a training of coders, it is the folder of another run. "
             "Show it with `headscope show`."
@@ -45,6 +45,17 @@ def open_coders(given: str | Path) -> dict[str, Coder]:
             "give its command again, with `--resume`."
         )
     return {name: load_coder(folder / name) for name in read_json(folder / MANIFEST)["sites"]}
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a training of coders, finished or not.
+
+    Raises:
+        RunError: its plan cannot be read.
+    """
+    from analysis.run_files import PLAN, read_json
+
+    return (folder / PLAN).is_file() and "sae" in str(read_json(folder / PLAN).get("kind", ""))
 
 
 def open_coder(given: str | Path | Coder, name: str = "") -> Coder:
@@ -91,19 +102,12 @@ def refuse_other_model(coder: Coder, subject: Subject) -> None:
     Raises:
         AskedWrongly: it was another one, or other weights of this one.
     """
-    from probes.fingerprint import fingerprint
+    from sae import same_model
 
-    known: Mapping[str, Any] = coder.about.get("subject") or {}
-    wanted, mine = known.get("fingerprint"), fingerprint(subject.model)
-    if wanted in (None, mine):
-        return
-    dtype = str(subject.dtype).removeprefix("torch.")
-    weights = f" in {known.get('dtype')}" if known.get("dtype") not in (None, dtype) else ""
-    raise AskedWrongly(
-        f"The model must be the one that the coder was trained on, {known.get('name')!r}{weights}, "
-        f"got {subject.name!r} in {dtype} with other weights. Give that model, or say "
-        "`--other-model` to look at this one all the same."
-    )
+    try:
+        same_model.refuse_other_model(coder, subject, "say `--other-model`")
+    except ValueError as error:
+        raise AskedWrongly(str(error)) from error
 
 
 def refuse_other_heads(coder: Coder, subject: Subject, site: str) -> None:

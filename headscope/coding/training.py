@@ -62,6 +62,7 @@ def train_coders(
         RunError: ``out`` or ``store`` cannot be used.
     """
     from sae.training.config import TrainConfig
+    from sae.training.distributed import joined
     from sae.training.train import train_sites
 
     how = config or TrainConfig()
@@ -69,8 +70,12 @@ def train_coders(
         subject, data, sites, roles, context, held_out, limit, batch_size, how.seed
     )
     refuse_settings(how, rows)
-    source = stored(rows, store, resume)
-    return train_sites(how, source, out=out, resume=resume, listener=listener)
+    # Joined once: processes that leave each other cannot meet a second time at the same address.
+    with joined():
+        source = stored(rows, store, resume, subject.device)
+        coders = train_sites(how, source, out=out, resume=resume, listener=listener)
+        _tell_skipped(source, listener)
+        return coders
 
 
 def sweep_coders(
@@ -96,6 +101,7 @@ def sweep_coders(
     """
     from headscope.coding.evaluating import recovering
     from sae.judging.sweep import sweep
+    from sae.training.distributed import joined
 
     first = next(iter(configs.values()))
     parts, rows = training_rows(
@@ -111,15 +117,19 @@ def sweep_coders(
         refuse_settings(how, rows)
     (name,) = rows.widths
     judged = rows_of(subject, parts.held_out, name, roles=roles, batch_size=batch_size)
-    return sweep(
-        configs,
-        stored(rows, store, resume),
-        judged,
-        recovered=recovering(subject, parts.held_out, name, roles, batch_size, label=label),
-        out=out,
-        resume=resume,
-        listener=listener,
-    )
+    with joined():
+        source = stored(rows, store, resume, subject.device)
+        found = sweep(
+            configs,
+            source,
+            judged,
+            recovered=recovering(subject, parts.held_out, name, roles, batch_size, label=label),
+            out=out,
+            resume=resume,
+            listener=listener,
+        )
+        _tell_skipped(source, listener)
+        return found
 
 
 def training_rows(
@@ -153,17 +163,34 @@ def training_rows(
     return parts, rows
 
 
-def stored(rows: Activations, store: str | Path | None, resume: bool = False) -> Activations:
-    """The rows read from a folder, which is made first where it is not there; without one as is."""
-    from sae.activations import StoredActivations, store_activations
-    from sae.activations.store_files import INDEX
+def stored(
+    rows: Activations, store: str | Path | None, resume: bool = False, device: Any = None
+) -> Activations:
+    """The rows read from a folder, which is made first where it is not there; without one as is.
+
+    Args:
+        device: where rows are put when they are read; None: on the CPU.
+    """
+    from sae.training.distributed import joined
+    from sae.training.shared_store import store_together
 
     if store is None:
         return rows
-    folder = Path(store).expanduser()
-    if (folder / INDEX).is_file():
-        return StoredActivations(folder, sites=list(rows.widths), of=rows)
-    return store_activations(rows, folder, resume=resume)
+    with joined() as processes:
+        folder = Path(store).expanduser()
+        return store_together(rows, folder, processes, resume=resume, device=device)
+
+
+def _tell_skipped(source: Activations, listener: Listener | None) -> None:
+    """Say which examples could not be prepared, so that nobody takes them for learnt from."""
+    from sae.activations.places import PlacedActivations
+    from sae.training.metrics import Notice
+
+    left = list(source.skipped) if isinstance(source, PlacedActivations) else []
+    if left and listener is not None:
+        name, reason = left[0]
+        many = "1 example was" if len(left) == 1 else f"{len(left):,} examples were"
+        listener(Notice(f"{many} left out; {name!r}: {reason}"))
 
 
 def refuse_settings(config: TrainConfig, rows: Activations) -> None:

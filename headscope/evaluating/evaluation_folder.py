@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.atomic_file import write_json, written_atomically
+from analysis.atomic_file import drop_half_written, write_json, written_atomically
 from analysis.journal import RunLock
 from analysis.run_files import (
     JOURNAL,
@@ -28,6 +28,7 @@ from analysis.run_files import (
     digests,
     plan_differences,
     read_json,
+    refuse_foreign,
 )
 from headscope.evaluating.answer_journal import AnswerJournal
 
@@ -50,7 +51,8 @@ class EvaluationFolder:
     def begin(cls, path: Path, plan: Mapping[str, Any], resume: bool) -> Iterator[EvaluationFolder]:
         """A folder to write to, locked, with the plan in it.
 
-        Nothing is ever deleted, and nothing is written before all checks have passed.
+        Nothing is ever deleted but halves of files that a killed process left, and nothing is
+        written before all checks have passed.
 
         Raises:
             RunError: the folder holds something else, a finished evaluation, an unfinished one
@@ -64,6 +66,7 @@ class EvaluationFolder:
             stack.enter_context(RunLock(path / JOURNAL / LOCK))
             if (path / PLAN).exists():
                 _refuse_other(path, plan, resume)
+            drop_half_written(path)
             if not answered(path):
                 write_json(path / PLAN, plan)
             yield cls(path, plan)
@@ -108,17 +111,9 @@ def answered(path: Path) -> int:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"`--out` must be a folder, {path} is a file. Choose another name.")
-    if path.is_dir() and (path / PLAN).exists() and not is_evaluation(path):
+    refuse_foreign(path, {JOURNAL})
+    if (path / PLAN).exists() and not is_evaluation(path):
         raise RunError(f"{path} holds a run of another kind. Choose another `--out`.")
-    if path.is_dir() and not (path / PLAN).exists():
-        strangers = sorted({item.name for item in path.iterdir()} - {JOURNAL})
-        if strangers:
-            raise RunError(
-                f"`--out` must be a new or empty folder, {path} holds something else "
-                f"({strangers[0]}). Choose another name; nothing was touched."
-            )
 
 
 def _refuse_other(path: Path, plan: Mapping[str, Any], resume: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class BlockState:
         block: number of the block within the pass.
         handed: batches of the block that were handed out.
         batches: batches of all blocks that were handed out, by site.
+        earlier: those of them that were handed out when the block began.
         carry: rows by site that were left over when the block began.
         settings: what the stream was made with; another cannot take it up.
     """
@@ -36,13 +37,15 @@ class BlockState:
     block: int = 0
     handed: int = 0
     batches: Mapping[str, int] = field(default_factory=dict)
+    earlier: Mapping[str, int] = field(default_factory=dict)
     carry: Mapping[str, Float[Tensor, "row width"]] = field(default_factory=dict, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """All but ``carry``, for JSON; `of` takes both together again."""
         numbers = {name: getattr(self, name) for name in ("epoch", "chunk", "block", "handed")}
-        return {**numbers, "batches": dict(self.batches), "settings": dict(self.settings)}
+        counts = {"batches": dict(self.batches), "earlier": dict(self.earlier)}
+        return {**numbers, **counts, "settings": dict(self.settings)}
 
     @classmethod
     def of(cls, record: Mapping[str, Any], carry: Mapping[str, Tensor]) -> BlockState:
@@ -53,7 +56,8 @@ class BlockState:
 class ShuffledBlocks:
     """Endless steps ``(site, x [batch width])``: one pass over the data after the other.
 
-    A block is filled with chunks until one site has ``rows`` rows or the pass ends. Each site's
+    A block is filled with chunks until one site has ``rows`` rows or the pass ends; where
+    ``wanted`` is less than ``rows``, also until each site has what is yet wanted of it. Each site's
     rows are shuffled by a generator named by seed, epoch, block and site, handed out in whole
     batches with sites taking turns, and the rest, less than a batch, goes into the next block.
     So no site ever holds more than ``rows`` rows and one chunk, whatever the length of the data,
@@ -71,6 +75,7 @@ class ShuffledBlocks:
         *,
         keep_on: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        wanted: int | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -78,6 +83,8 @@ class ShuffledBlocks:
             rows: of a site that are shuffled together; at least one batch.
             keep_on: device on which they wait; None: where the source makes them.
             dtype: in which they wait, such as bfloat16 for half the memory; None: as they come.
+            wanted: rows of each site that will be asked for. None, or as many as a block has: whole
+                blocks are read, so that their order does not depend on it.
 
         Raises:
             ValueError: no room for one batch, or (where the source knows) too few rows.
@@ -93,6 +100,7 @@ class ShuffledBlocks:
         self._sites = list(source.widths)
         self._buffers = {s: RowBuffer(w, keep_on, dtype) for s, w in source.widths.items()}
         self._largest = 0
+        self._wanted = None if wanted is None or wanted >= rows else max(wanted, batch_size)
         self._place = BlockState(batches=dict.fromkeys(self._sites, 0), settings=self._settings)
         for site, count in (getattr(source, "rows", None) or {}).items():
             self._refuse_few(site, count)
@@ -104,15 +112,7 @@ class ShuffledBlocks:
         """
         place = self._place
         carry = {site: rows.cpu() for site, rows in place.carry.items()}
-        return BlockState(
-            place.epoch,
-            place.chunk,
-            place.block,
-            place.handed,
-            dict(place.batches),
-            carry,
-            self._settings,
-        )
+        return replace(place, carry=carry, settings=self._settings)
 
     def resume(self, state: BlockState) -> None:
         """Go on where another stream of the same source and settings was.
@@ -120,8 +120,8 @@ class ShuffledBlocks:
         Raises:
             ValueError: it was made with other settings.
         """
-        for name, now in self._settings.items():
-            was = state.settings.get(name)
+        for name in {**state.settings, **self._settings}:
+            was, now = state.settings.get(name), self._settings.get(name)
             if was != now:
                 raise ValueError(
                     f"A stream of batches must be taken up with the settings it was begun with: "
@@ -141,17 +141,18 @@ class ShuffledBlocks:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        widths = dict(self.source.widths)
-        return {
+        settings = {
             "rows": self.rows,
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "widths": widths,
+            "widths": dict(self.source.widths),
         }
+        # Only where it decides which rows a block has.
+        return settings if self._wanted is None else {**settings, "wanted": self._wanted}
 
     def _fill(self, chunks: Iterator[Chunk]) -> tuple[int, bool]:
         """How many chunks went into the block, and whether there are no more."""
-        chunk, taken = next(chunks, None), 0
+        chunk, taken, needed = next(chunks, None), 0, self._needed()
         for site, buffer in self._buffers.items():
             buffer.clear()
             rest = self._place.carry.get(site)
@@ -167,8 +168,21 @@ class ShuffledBlocks:
                     buffer.append(chunk[site], self.rows + self._largest)
             if any(len(buffer) >= self.rows for buffer in self._buffers.values()):
                 return taken, False
+            if needed is not None and all(len(self._buffers[s]) >= needed[s] for s in needed):
+                return taken, False
             chunk = next(chunks, None)
         return taken, True
+
+    def _needed(self) -> dict[str, int] | None:
+        """Rows of each site after which the block is full; None: only `rows` decides.
+
+        Whoever asks for more than was wanted is given blocks as large as that again.
+        """
+        if self._wanted is None:
+            return None
+        earlier = self._place.earlier
+        left = {s: self._wanted - earlier.get(s, 0) * self.batch_size for s in self._sites}
+        return left if max(left.values()) > 0 else dict.fromkeys(left, self._wanted)
 
     def _order(self, site: str) -> Tensor:
         place = self._place
@@ -197,7 +211,13 @@ class ShuffledBlocks:
 
     def _begin_next(self, taken: int) -> None:
         place = self._place
-        self._move(chunk=place.chunk + taken, block=place.block + 1, handed=0, carry=self._rests)
+        self._move(
+            chunk=place.chunk + taken,
+            block=place.block + 1,
+            handed=0,
+            earlier=place.batches,
+            carry=self._rests,
+        )
 
     def _end_pass(self) -> None:
         for site, batches in self._place.batches.items():
@@ -207,7 +227,7 @@ class ShuffledBlocks:
         self._move(epoch=self._place.epoch + 1, chunk=0, block=0)
 
     def _move(self, **changes: Any) -> None:
-        self._place = BlockState(**{**vars(self._place), **changes})
+        self._place = replace(self._place, **changes)
 
     def _refuse_few(self, site: str, count: int) -> None:
         if count < self.batch_size:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis.atomic_file import drop_half_written
 from analysis.journal import RunLock
+from analysis.run_files import RunError, refuse_foreign
 from sae.activations.places import PlacedActivations, Places
 from sae.activations.provenance import differences
 from sae.activations.source import Activations, Chunk
@@ -88,6 +90,7 @@ def store_activations(
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder / SHARDS / LOCK):
         _begin(folder, plan, resume)
+        drop_half_written(folder)
         if not (folder / INDEX).exists():
             _write(source, folder, plan, listener)
     return StoredActivations(folder)
@@ -145,16 +148,10 @@ def _begin(folder: Path, plan: dict[str, Any], resume: bool) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"A store must be a folder, {folder} is a file. Choose another name.")
-    # A start that was interrupted leaves the lock at most.
-    if folder.is_dir() and not (folder / PLAN).exists():
-        strangers = {path.name for path in folder.iterdir()} - {SHARDS}
-        if strangers:
-            raise StoreError(
-                f"A store must be a new or empty folder, {folder} holds something else "
-                f"({min(strangers)}). Choose another name; nothing was touched."
-            )
+    try:
+        refuse_foreign(folder, {SHARDS}, "A store")
+    except RunError as error:
+        raise StoreError(str(error)) from error
 
 
 def _shards(

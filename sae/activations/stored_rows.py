@@ -96,6 +96,11 @@ class StoredActivations:
         return {site: self._plan["heads"][site] for site in self._sites}
 
     @property
+    def shards(self) -> int:
+        """How many there are: the chunks of a pass."""
+        return len(self._shards)
+
+    @property
     def about(self) -> dict[str, Any]:
         """As of the source it was made from; sites are those that are read.
 

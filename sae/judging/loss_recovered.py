@@ -14,6 +14,7 @@ from sae.judging.loss_sums import REFERENCES, LossRecovered, LossSums
 from sae.judging.losses import Loss, PerExample, losses_of
 from sae.judging.site_reach import Place, examples_at, mean_rows
 from sae.reading.latent_reading import site_of
+from sae.same_model import refuse_other_model
 from sae.splice import ReplacedRows, constant_rows, splice
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def losses_recovered(
     *,
     sites: Mapping[str, str] | None = None,
     roles: str | Sequence[str] | None = None,
+    other_model: bool = False,
     settings: Callable[[Batch], Mapping[str, Any]] | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -57,6 +59,7 @@ def losses_recovered(
         sites: by the coders' names, where coders do not say it themselves.
         roles: positions at which coders stand in, as `splice` takes them; ablations are of the
             same positions.
+        other_model: judge on a model that a coder was not trained on, too.
         settings: what the forward of a batch is called with, such as which logits are kept; asked
             before anything is changed.
         listener: called with the number of batches that are done.
@@ -65,11 +68,14 @@ def losses_recovered(
         By name of the coder and of the loss.
 
     Raises:
-        ValueError: no such site or another width, no example that reaches it, nothing to read, or
-            an output that is not finite, intact or spliced.
+        ValueError: another model, no such site or another width, no example that reaches it,
+            nothing to read, or an output that is not finite, intact or spliced.
 
     Source: Bricken et al. 2023, Kissane et al. 2024 (zero ablation); SAEBench (KL divergence).
     """
+    if not other_model:
+        for coder in coders.values():
+            refuse_other_model(coder, subject)
     jobs = {
         name: _job(subject, coder, (sites or {}).get(name), roles) for name, coder in coders.items()
     }
@@ -127,7 +133,8 @@ def _job(
     subject: Subject, coder: Coder, site: str | None, roles: str | Sequence[str] | None
 ) -> tuple[Place, ReplacedRows]:
     named = roles if roles is None or isinstance(roles, str) else list(roles)
-    spliced = splice(coder, site, named)
+    # Attached anew to every batch; whose model it is was asked once.
+    spliced = splice(coder, site, named, other_model=True)
     return (site_of(subject, coder, spliced.heads).site, spliced.roles), spliced
 
 

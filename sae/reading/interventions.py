@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probes.edits.edit import EditPlace
+from probes.edits.method import Prepared
 from sae.coders.coder import Coder
 from sae.exchange.formats import load_coder
 from sae.reading.latent_reading import chosen_latents
+from sae.same_model import refuse_other_model
 from sae.splice import EVERYWHERE, roles_of
+
+if TYPE_CHECKING:
+    from probes.subject import Subject
 
 _BLOCK = 1 << 24
 
@@ -34,6 +39,7 @@ class FeatureEdit:
         heads: the site; all of its heads, since a feature spans them.
         change: ``scale`` by, ``set`` to, or ``add`` ``amount``.
         roles: only positions with one of these roles; None: all.
+        other_model: whether it may act on a model that the coder was not trained on.
     """
 
     heads: str
@@ -43,6 +49,7 @@ class FeatureEdit:
     amount: float
     name: str
     roles: tuple[str, ...] | None = None
+    other_model: bool = False
     stage: Literal["z"] = "z"
 
     @property
@@ -50,6 +57,16 @@ class FeatureEdit:
         shown = "+".join(map(str, self.latents[:4])) + ("+..." if len(self.latents) > 4 else "")
         amount = "" if self.name == "ablate_feature" else f", {self.amount:g}"
         return f"{self.name}({shown}{amount})"
+
+    def on(self, subject: Subject) -> Prepared:
+        """Itself, if the subject is the coder's own model; asked once when it is attached.
+
+        Raises:
+            ValueError: it is another model, or it has other weights.
+        """
+        if not self.other_model:
+            refuse_other_model(self.coder, subject)
+        return Prepared(edits=(self,))
 
     def apply(self, values: Tensor, place: EditPlace) -> Tensor:
         if values.shape[2] * values.shape[3] != self.coder.width:
@@ -88,6 +105,7 @@ def ablate_feature(
     latents: int | list[int],
     site: str | None = None,
     roles: str | list[str] | None = None,
+    other_model: bool = False,
 ) -> FeatureEdit:
     """Take features out of z wherever they fire.
 
@@ -98,11 +116,13 @@ def ablate_feature(
         roles: only at positions with one of these roles, such as ``["text", "generated"]``. By
             default those that the coder was trained on, where it was not trained on all, as
             `sae.splice.splice` has it: what it reads elsewhere means nothing. ``all``: everywhere.
+        other_model: act on a model that the coder was not trained on, too; else that is refused
+            where the edit is attached.
 
     Raises:
         ValueError: there is no such latent or role, or the coder does not say its site.
     """
-    return _edit("ablate_feature", coder, latents, "scale", 0.0, site, roles)
+    return _edit("ablate_feature", coder, latents, "scale", 0.0, site, roles, other_model)
 
 
 def scale_feature(
@@ -111,12 +131,13 @@ def scale_feature(
     factor: float,
     site: str | None = None,
     roles: str | list[str] | None = None,
+    other_model: bool = False,
 ) -> FeatureEdit:
     """Multiply the strengths of features: 0 removes, 1 changes nothing, 2 doubles.
 
     Args and errors as of `ablate_feature`.
     """
-    return _edit("scale_feature", coder, latents, "scale", factor, site, roles)
+    return _edit("scale_feature", coder, latents, "scale", factor, site, roles, other_model)
 
 
 def set_feature(
@@ -125,12 +146,13 @@ def set_feature(
     strength: float,
     site: str | None = None,
     roles: str | list[str] | None = None,
+    other_model: bool = False,
 ) -> FeatureEdit:
     """Clamp features to a strength at every position of ``roles``, whether they fire or not.
 
     Args and errors as of `ablate_feature`.
     """
-    return _edit("set_feature", coder, latents, "set", strength, site, roles)
+    return _edit("set_feature", coder, latents, "set", strength, site, roles, other_model)
 
 
 def steer_feature(
@@ -139,13 +161,15 @@ def steer_feature(
     amount: float,
     site: str | None = None,
     roles: str | list[str] | None = None,
+    other_model: bool = False,
 ) -> FeatureEdit:
     """Add ``amount`` times the decoder rows of features at every position.
 
     Args and errors as of `ablate_feature`, but for ``roles``: by default every position, since
     nothing is read there.
     """
-    return _edit("steer_feature", coder, latents, "add", amount, site, roles or EVERYWHERE)
+    everywhere = roles or EVERYWHERE
+    return _edit("steer_feature", coder, latents, "add", amount, site, everywhere, other_model)
 
 
 def _edit(
@@ -156,6 +180,7 @@ def _edit(
     amount: float,
     site: str | None,
     roles: str | Sequence[str] | None,
+    other_model: bool,
 ) -> FeatureEdit:
     known = coder if isinstance(coder, Coder) else load_coder(coder)
     chosen = tuple(dict.fromkeys(chosen_latents(known, latents)))
@@ -166,4 +191,4 @@ def _edit(
             "example site='language.L2'."
         )
     only = roles_of(known, roles)
-    return FeatureEdit(str(site), known, chosen, change, float(amount), name, only)
+    return FeatureEdit(str(site), known, chosen, change, float(amount), name, only, other_model)

@@ -98,6 +98,17 @@ def _message_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def own_device(device: str | None) -> str | None:
+    """Where a process of several that torchrun started puts its model: one GPU each.
+
+    As it is where another device is named than ``cuda``, where there is no GPU, or for one process.
+    """
+    apart = int(os.environ.get("WORLD_SIZE", "1")) > 1 and device in (None, "cuda")
+    if not apart or not torch.cuda.is_available():
+        return device
+    return f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('RANK', '0'))}"
+
+
 def device_of(device: str | None, processes: Processes) -> torch.device | None:
     """The device of this process: with ``cuda`` and several processes, one GPU each.
 

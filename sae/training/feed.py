@@ -40,8 +40,12 @@ class Feed:
         config: TrainConfig,
         processes: Processes,
         interrupts: Interrupts,
+        steps: int | None = None,
     ) -> None:
         """Nothing is read yet.
+
+        Args:
+            steps: of each site that will be taken; None: those of ``config``.
 
         Raises:
             ValueError: fewer rows than one batch, where the source knows.
@@ -49,19 +53,27 @@ class Feed:
         if processes.count > 1:
             source = RankShare(source, processes.rank, processes.count)
         self.norms = _Norms(source, interrupts)
+        steps = config.steps(processes.count) if steps is None else steps
         self._blocks = ShuffledBlocks(
-            self.norms, config.buffer_rows, config.batch_size, config.seed
+            self.norms,
+            config.buffer_rows,
+            config.batch_size,
+            config.seed,
+            wanted=steps * config.batch_size,
         )
         self._sites = list(source.widths)
         self._in_turn = processes.count > 1 and len(self._sites) > 1
         self._turn = 0
         self._waiting: dict[str, deque[Tensor]] = {site: deque() for site in self._sites}
+        self._seen_ahead: BlockState | None = None
 
     def __iter__(self) -> Iterator[Step]:
         batches = iter(self._blocks)
         if not self._in_turn:
             yield from batches
             return
+        if any(self._waiting.values()):
+            batches = self._beside(batches)
         while True:
             due = self._sites[self._turn % len(self._sites)]
             while not self._waiting[due]:
@@ -74,7 +86,7 @@ class Feed:
 
     def part(self) -> Part:
         """Everything to go on from, as `restore` takes it: what was yielded counts as used."""
-        state = self._blocks.state()
+        state = self._seen_ahead or self._blocks.state()
         tensors = {f"carry/{site}": rows for site, rows in state.carry.items()}
         for site, waiting in self._waiting.items():
             if waiting:
@@ -94,6 +106,24 @@ class Feed:
             self._waiting[site] = deque(tensors.get(f"waiting/{site}", torch.empty(0)).unbind())
         self._turn = facts["turn"]
         self.norms.restore(facts["norms"])
+
+    def _beside(self, batches: Iterator[Step]) -> Iterator[Step]:
+        """The same batches; those that wait are moved to where they lie.
+
+        Taken up, they lie on the CPU, and trainers without a device go to where rows are.
+        """
+        # The first is looked at before its turn: until then it does not count as handed out.
+        self._seen_ahead = self._blocks.state()
+        first = next(batches)
+        for waiting in self._waiting.values():
+            waiting.extend([waiting.popleft().to(first[1].device) for _ in range(len(waiting))])
+
+        def from_the_first() -> Iterator[Step]:
+            self._seen_ahead = None
+            yield first
+            yield from batches
+
+        return from_the_first()
 
 
 class _Norms:

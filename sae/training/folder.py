@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis.atomic_file import write_json
+from analysis.atomic_file import drop_half_written, write_json
 from analysis.journal import RunLock
 from analysis.run_files import (
     LOCK,
@@ -29,6 +28,7 @@ from analysis.run_files import (
     digests,
     plan_differences,
     read_json,
+    refuse_foreign,
 )
 from sae.activations.source import Activations
 from sae.coders.coder import Coder
@@ -102,7 +102,7 @@ class TrainingFolder:
                 processes.wait()
                 folder = cls(path, processes, finished)
                 if processes.writes:
-                    _drop_halves(path)
+                    drop_half_written(path)
                     if finished:
                         # Killed between the manifest and this, a training leaves them behind.
                         folder.checkpoints.clear()
@@ -114,7 +114,7 @@ class TrainingFolder:
             path.mkdir(parents=True, exist_ok=True)
             with lock:
                 if processes.writes:
-                    _drop_halves(path)
+                    drop_half_written(path)
                     write_json(path / PLAN, plan)
                 yield cls(path, processes, False)
 
@@ -135,12 +135,6 @@ class TrainingFolder:
         return {site: load_coder(self.path / site, device or "cpu") for site in sites}
 
 
-def _drop_halves(path: Path) -> None:
-    """Files that a killed training was writing; nobody else writes while the lock is held."""
-    for half in path.rglob(".*.part"):
-        half.unlink(missing_ok=True)
-
-
 def _refuse_names(plan: Mapping[str, Any]) -> None:
     for site in plan.get("settings", plan["sites"]):
         if not site or site in _OWN or Path(site).name != site or site.startswith("."):
@@ -151,26 +145,10 @@ def _refuse_names(plan: Mapping[str, Any]) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"`out` must be a folder, {path} is a file. Choose another name.")
-    if not path.is_dir():
-        return
-    if (path / PLAN).exists():
-        if read_json(path / PLAN, _AGAIN).get("kind") != KIND:
-            raise RunError(
-                f"`out` must be a new folder or that of a training, {path} holds another run. "
-                "Choose another name; nothing was touched."
-            )
-        return
-    # A start that was killed leaves an empty folder of checkpoints and half a plan at most.
-    strangers = sorted(
-        item.name
-        for item in path.iterdir()
-        if item.name != CHECKPOINT and not fnmatch(item.name, f".{PLAN}.*.part")
-    )
-    if strangers:
+    refuse_foreign(path, {CHECKPOINT}, "`out`")
+    if (path / PLAN).exists() and read_json(path / PLAN, _AGAIN).get("kind") != KIND:
         raise RunError(
-            f"`out` must be a new or empty folder, {path} holds something else ({strangers[0]}). "
+            f"`out` must be a new folder or that of a training, {path} holds another run. "
             "Choose another name; nothing was touched."
         )
 

@@ -53,7 +53,8 @@ class Session:
             name: SiteTrainer(name, source.widths[job.site], job.config, processes, self.seconds)
             for name, job in jobs.by_name.items()
         }
-        self._feed = Feed(source, jobs.shared, processes, interrupts)
+        steps = max(trainer.schedule.steps for trainer in self.trainers.values())
+        self._feed = Feed(source, jobs.shared, processes, interrupts, steps)
         self._placed, self._whole, self._written = False, True, -1
         if folder is not None:
             self._take_up(folder)

@@ -104,7 +104,9 @@ def train_settings(
     """Coders of several settings, trained in the same passes on the same batches.
 
     Each is the coder that its settings alone would give. Rows are made and shuffled once, whatever
-    the number of settings; memory grows by a coder, its gradients and two moments for each.
+    the number of settings; memory grows by a coder, its gradients and two moments for each. Where
+    ``tokens`` differ, one of fewer than ``buffer_rows`` sees the rows that the longest one shuffles
+    together; alone it would shuffle fewer.
 
     Args:
         configs: by name; batch size, buffer, seed, device and checkpoints must be the same.

@@ -127,6 +127,31 @@ def test_a_crash_before_the_manifest_leaves_an_unfinished_run(tmp_path, monkeypa
         assert folder.journal.finished() == [0]
 
 
+def test_what_a_killed_start_left_is_no_hindrance_and_goes(tmp_path):
+    """Half a plan; and, where there is one, halves of what was written later."""
+    out = tmp_path / "out"
+    (out / "journal").mkdir(parents=True)
+    (out / ".plan.json.4711.part").write_text("{")
+    RunFolder.refuse_taken(out)
+    with RunFolder.begin(out, PLAN, resume=False):
+        assert sorted(path.name for path in out.iterdir()) == ["journal", "plan.json"]
+    (out / "journal" / ".shard-000000.safetensors.12.part").write_bytes(b"x")
+    (out / ".mine.part").write_text("not ours: no process in its name")
+    with RunFolder.begin(out, PLAN, resume=True):
+        assert [path.name for path in out.rglob("*.part")] == [".mine.part"]
+
+
+@pytest.mark.parametrize("name", [".plan.json.x.part", ".thesis.tex.12.part", "plan.json.12.part"])
+def test_halves_of_other_files_are_something_else(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with (
+        pytest.raises(RunError, match=r"holds something else \("),
+        RunFolder.begin(tmp_path, PLAN, resume=False),
+    ):
+        pass
+    assert (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_with_something_else_is_left_alone(tmp_path, resume):
     precious = tmp_path / "thesis.tex"

@@ -18,6 +18,7 @@ import headscope as hs
 from analysis.hallucination.vocabulary import Vocabulary
 from analysis.run_folder import RunError
 from headscope.evaluating import answering
+from headscope.evaluating.evaluation_folder import EvaluationFolder
 from headscope.evaluating.result import open_evaluation
 from headscope.evaluation import evaluate
 from headscope.plan import AskedWrongly
@@ -420,6 +421,15 @@ def test_other_folders_are_left_alone(llava, tmp_path):
         evaluate(llava, "scenes-broken", out=tmp_path / "note.txt", limit=2)
     with pytest.raises(RunError, match="is not the folder of an evaluation"):
         hs.open_evaluation(tmp_path)
+
+
+def test_what_a_killed_start_left_is_no_hindrance_and_goes(tmp_path):
+    (tmp_path / ".plan.json.4711.part").write_text("{")
+    with EvaluationFolder.begin(tmp_path, {"kind": "evaluation"}, resume=False):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "plan.json"]
+    (tmp_path / ".answers.parquet.12.part").write_bytes(b"x")
+    with EvaluationFolder.begin(tmp_path, {"kind": "evaluation"}, resume=True):
+        assert not list(tmp_path.rglob("*.part"))
 
 
 def test_no_trace_is_left(llava, broken, monkeypatch):

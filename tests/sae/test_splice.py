@@ -14,12 +14,14 @@ from hand_coders import identity, nothing
 from torch import Tensor, nn
 
 from probes.capture import capture
-from probes.edits import zero
-from probes.edits.apply import edit
+from probes.edits import matched_random, zero
+from probes.edits.apply import edit, factory_of
 from probes.edits.parse import EditTextError, parse_edit
+from probes.fingerprint import fingerprint
 from probes.heads import Site
 from probes.inputs import Batch
 from probes.listening import attach
+from probes.loading import load
 from probes.subject import Subject
 from probes.tap import Attached
 from sae.coders.coder import Coder
@@ -27,7 +29,7 @@ from sae.coders.jump_relu import JumpReLU
 from sae.exchange.headscope_folder import save_coder
 from sae.splice import ReplacedRows, constant_rows, splice
 from tests import tiny_models as tiny
-from tests.drawn_coders import batch_of, drawn_coder, subject_of
+from tests.drawn_coders import batch_of, drawn_coder, redrawn, subject_of
 
 PLACES = [
     ("repeat-lm", "language.L1"),
@@ -213,6 +215,85 @@ def test_by_name_from_a_folder(tmp_path: Path) -> None:
     assert only.positions == {3, 5}
     with pytest.raises(EditTextError, match="nowhere.* does not exist"):
         parse_edit(f"splice:coder={tmp_path / 'nowhere'}")
+
+
+def _of(coder: Coder, subject: Subject | None, dtype: str = "float32") -> Coder:
+    if subject is not None:
+        coder.about["subject"] = {
+            "name": subject.name,
+            "dtype": dtype,
+            "fingerprint": fingerprint(subject.model),
+        }
+    return coder
+
+
+MADE = {
+    "splice": {},
+    "ablate_feature": {"latents": 3},
+    "scale_feature": {"latents": 3, "factor": 2.0},
+    "set_feature": {"latents": 3, "strength": 1.0},
+    "steer_feature": {"latents": 3, "amount": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_another_model_of_the_same_width_is_refused_unless_it_is_wanted(name: str) -> None:
+    mine, batch = subject_of("gpt2"), batch_of("gpt2")
+    other = load(redrawn(tiny.gpt2(), seed=4))
+    how = {"site": "language.L1", **MADE[name]}
+    coder, hooks = _of(drawn_coder(12), mine), hooks_of(other)
+    with edit(mine, name, coder=coder, **how):
+        logits(mine, batch)
+    other_batch = other.prepare(input_ids=batch.tensors["input_ids"])
+    with (
+        pytest.raises(ValueError, match=r"trained on, '.*', got '.*' in float32 with other we"),
+        edit(other, name, coder=coder, **how),
+    ):
+        raise AssertionError("attached")
+    assert hooks_of(other) == hooks
+    with (
+        pytest.raises(ValueError, match="say `other_model=True` to use the coder on this one"),
+        edit(other, matched_random(factory_of(name)(coder=coder, **how))),
+    ):
+        raise AssertionError("attached")
+    # Wanted, or not known whose it is.
+    with edit(other, name, coder=coder, other_model=True, **how):
+        wanted = logits(other, other_batch)
+    with edit(other, name, coder=drawn_coder(12), **how):
+        assert torch.equal(wanted, logits(other, other_batch))
+
+
+def test_other_weights_of_the_same_model_are_refused_and_named() -> None:
+    model = redrawn(tiny.gpt2(), seed=5)
+    subject = load(model)
+    coder = _of(drawn_coder(12), subject, dtype="bfloat16")
+    spliced = splice(coder, "language.L1")
+    with edit(subject, spliced) as reports:
+        subject.forward(subject.prepare(input_ids=batch_of("gpt2").tensors["input_ids"]))
+    assert reports[0].fired
+    next(model.parameters()).data.mul_(1.5)
+    with pytest.raises(ValueError, match=r"' in bfloat16, got '.*' in float32 with other weights"):
+        spliced.on(subject)
+
+
+def test_the_model_is_looked_at_once_and_not_in_every_forward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject, batch = subject_of("gpt2"), batch_of("gpt2")
+    coder, asked = _of(drawn_coder(12), subject), []
+
+    def counted(model: nn.Module) -> str:
+        asked.append(model)
+        return fingerprint(model)
+
+    monkeypatch.setattr("sae.same_model.fingerprint", counted)
+    with edit(subject, splice(coder, "language.L1")):
+        for _ in range(5):
+            logits(subject, batch)
+    assert len(asked) == 1
+    with edit(subject, splice(drawn_coder(12), "language.L1")):
+        logits(subject, batch)
+    assert len(asked) == 1
 
 
 def test_constants_stand_at_every_row() -> None:

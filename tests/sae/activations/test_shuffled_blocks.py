@@ -112,6 +112,59 @@ def test_taken_up_at_every_stop_it_gives_the_same(rows: int) -> None:
     assert epochs >= {0, 1}
 
 
+@pytest.mark.parametrize("wanted", [3, 6, 15, 21])
+def test_no_more_is_read_than_is_wanted_of_each_site(wanted: int) -> None:
+    """Chunks are read until both sites have it, and no further."""
+    enough = 0
+    for enough in range(1, len(Ragged.sizes) + 1):
+        sums = [sum(rows) for rows in zip(*Ragged.sizes[:enough], strict=True)]
+        if min(sums) >= wanted:
+            break
+    # A pass has 15 rows of the second site; the other 6 are in the first three chunks of the next.
+    passes = (enough,) if wanted <= 15 else (len(Ragged.sizes), 3)
+    source = Ragged()
+    blocks = ShuffledBlocks(source, 100, 3, seed=7, wanted=wanted)
+    found, counts = [], dict.fromkeys(source.widths, 0)
+    for site, x in blocks:
+        found.append((site, x[:, 0].tolist()))
+        counts[site] += 1
+        if min(counts.values()) == wanted // 3:
+            break
+    made = [(epoch, n) for epoch, count in enumerate(passes) for n in range(count)]
+    assert source.made == made
+    for site in counts:
+        given = [row for name, batch in found if name == site for row in batch]
+        assert len(given) == len(set(given)) >= wanted
+
+
+@pytest.mark.parametrize("wanted", [3, 9, 15, 21])
+@pytest.mark.parametrize("rows", [8, 13, 100])
+def test_taken_up_at_every_stop_with_what_is_wanted_it_gives_the_same(
+    rows: int, wanted: int
+) -> None:
+    """Also past what was wanted, where blocks of that size follow."""
+    length = 40
+    whole = steps(ShuffledBlocks(Ragged(), rows, 3, seed=7, wanted=wanted), length)
+    running = ShuffledBlocks(Ragged(), rows, 3, seed=7, wanted=wanted)
+    stream = iter(running)
+    for stop in range(length - 1):
+        if stop:
+            next(stream)
+        state = running.state()
+        record = json.loads(json.dumps(state.record()))
+        later = ShuffledBlocks(Ragged(), rows, 3, seed=7, wanted=wanted)
+        later.resume(BlockState.of(record, state.carry))
+        assert steps(later, length - stop) == whole[stop:], stop
+
+
+def test_a_block_or_more_that_is_wanted_changes_nothing() -> None:
+    whole = steps(ShuffledBlocks(Ragged(), 13, 3), 40)
+    for wanted in (13, 14, 1_000):
+        blocks = ShuffledBlocks(Ragged(), 13, 3, wanted=wanted)
+        assert steps(blocks, 40) == whole and "wanted" not in blocks.state().settings
+    assert steps(ShuffledBlocks(Ragged(), 13, 3, wanted=12), 40) != whole
+
+
 def test_taking_up_reads_no_more_than_the_block_again() -> None:
     running = ShuffledBlocks(Ragged(), 13, 3)
     list(islice(iter(running), 12))
@@ -160,6 +213,7 @@ def test_other_settings_cannot_take_it_up() -> None:
         ShuffledBlocks(Ragged(), 8, 4),
         ShuffledBlocks(Ragged(), 8, 3, seed=1),
         ShuffledBlocks(TensorActivations(numbered(9, 2)), 8, 3),
+        ShuffledBlocks(Ragged(), 8, 3, wanted=6),
     ):
         with pytest.raises(ValueError, match=r"taken up with the settings it was begun with: `"):
             other.resume(state)

@@ -219,6 +219,15 @@ def test_stores_of_something_else_are_refused(subject: Subject, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_what_a_killed_start_left_is_no_hindrance_and_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    (folder / SHARDS).mkdir(parents=True)
+    (folder / ".plan.json.4711.part").write_text("{")
+    (folder / SHARDS / ".shard-000000.safetensors.4711.part").write_bytes(b"x")
+    assert store_activations(TensorActivations(torch.ones(5, 2)), folder).shards == 1
+    assert not list(folder.rglob("*.part"))
+
+
 def test_a_damaged_shard_is_a_sentence_and_is_made_anew(subject: Subject, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     store_activations(made(subject), folder, shard_rows=30)

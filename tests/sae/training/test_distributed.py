@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import socket
 from itertools import islice
 from multiprocessing import forkserver
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from analysis.run_files import RunError
+from sae.activations import StoredActivations, store_activations
 from sae.coders.coder import Coder
 from sae.training import read_metrics, train_sites
-from sae.training.distributed import Processes
+from sae.training.distributed import Processes, own_device
 from sae.training.feed import Feed
 from sae.training.interrupts import Interrupts
 from sae.training.site_trainer import SiteTrainer
@@ -134,6 +136,42 @@ def test_two_processes_that_were_ended_go_on_as_if_they_had_not(tmp_path):
     assert _run(distributed_child.run, {**settings, "resume": True}, out, to) == [0, 0]
 
 
+def test_two_processes_make_one_store_and_train_from_it(tmp_path):
+    """The second waits for the first, as long as that writes; a finished store is read by both."""
+    folder, to = tmp_path / "store", tmp_path / "coders"
+    for how in ("late", "again"):
+        assert _run(distributed_child.store, how, str(folder), str(to)) == [0, 0]
+        first, second = (torch.load(f"{to}-{rank}", weights_only=True) for rank in range(2))
+        for site, weights in first.items():
+            assert all(torch.equal(value, second[site][name]) for name, value in weights.items())
+    alone = store_activations(distributed_child.source(), tmp_path / "alone", shard_rows=100)
+    made = StoredActivations(folder)
+    assert made.about == alone.about and made.shards == alone.shards > 2
+
+
+@pytest.mark.parametrize(
+    ("how", "sentences"),
+    [
+        (
+            "broken",
+            [
+                "RowsNotFinite: Head outputs of language.L0 must be finite",
+                "StoreError: The store in .* could not be made, the first process says why",
+            ],
+        ),
+        (
+            "few",
+            ["StoreError: The store in .* must have a shard for each of 2 processe"] * 2,
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_store_ends_all_processes(tmp_path, how, sentences):
+    folder, to = str(tmp_path / "store"), str(tmp_path / "said")
+    assert _run(distributed_child.store, how, folder, to) == [0, 0]
+    for rank, sentence in enumerate(sentences):
+        assert re.match(sentence, Path(f"{to}-{rank}").read_text(encoding="utf-8"))
+
+
 def test_sums_means_and_rows_of_all_processes(tmp_path):
     to = str(tmp_path / "found")
     assert _run(distributed_child.sums, to) == [0, 0]
@@ -153,3 +191,22 @@ def test_one_process_sums_nothing():
     alone.average([x])
     assert alone.summed(x) is x and alone.gathered(x) is x
     assert alone.totals([1.5]) == [1.5] and alone.writes
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "gpus", "own"),
+    [
+        (None, "4", True, "cuda:3"),
+        ("cuda", "4", True, "cuda:3"),
+        ("cuda:1", "4", True, "cuda:1"),
+        ("cpu", "4", True, "cpu"),
+        (None, "4", False, None),
+        (None, "1", True, None),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, given, processes, gpus, own):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("RANK", "11")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    assert own_device(given) == own

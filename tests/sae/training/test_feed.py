@@ -11,7 +11,7 @@ from sae.training.distributed import Processes
 from sae.training.feed import Feed
 from sae.training.interrupts import Interrupts
 
-CONFIG = TrainConfig(k=1, tokens=10, batch_size=5, buffer_rows=23)
+CONFIG = TrainConfig(k=1, tokens=1_000, batch_size=5, buffer_rows=23)
 
 
 def _rows(seed: int, rows: int, width: int) -> torch.Tensor:
@@ -76,6 +76,74 @@ def test_a_feed_that_goes_on_gives_the_same_batches(count, stop):
     for (_, x), (_, y) in zip(found, wanted, strict=True):
         assert torch.equal(x, y)
     assert later.norms.record() == whole.norms.record()
+
+
+class _Elsewhere(TensorActivations):
+    """The same rows on a device that is not the CPU (of their values nothing is known there)."""
+
+    def chunks(self, epoch: int, start: int = 0, every: int = 1):
+        for chunk in super().chunks(epoch, start, every):
+            yield {site: rows.to("meta") for site, rows in chunk.items()}
+
+
+def test_batches_that_wait_come_back_to_where_the_rows_are():
+    """A trainer without a device goes to its first batch, and stays there."""
+    rows = {"a": _rows(0, 211, 2), "b": _rows(1, 59, 3)}
+    waited = 0
+    for stop in range(1, 21):
+        begun = _feed(TensorActivations(rows, chunk_rows=11), Processes(0, 2))
+        steps = iter(begun)
+        for _ in range(stop):
+            next(steps)
+        part = begun.part()
+        waited += any(name.startswith("waiting") for name in part.tensors)
+        later = _feed(_Elsewhere(rows, chunk_rows=11), Processes(0, 2))
+        # Norms of what has no values cannot be counted.
+        later.restore(part.tensors, {**part.facts, "norms": {**part.facts["norms"], "open": []}})
+        found = list(islice(later, 9))
+        assert {x.device.type for _, x in found} == {"meta"}
+    assert waited > 9
+
+
+def test_a_feed_taken_up_and_ended_at_once_goes_on_from_the_same_place():
+    """It looks ahead for the device of the rows; until that batch is due it was not handed out."""
+    source = _source(a=211, b=59)
+    wanted = list(islice(_feed(source, Processes(0, 2)), 40))
+    begun = _feed(source, Processes(0, 2))
+    steps = iter(begun)
+    for _ in range(7):
+        next(steps)
+    part, taken = begun.part(), 7
+    assert "waiting/a" in part.tensors
+    while taken < 30:
+        later = _feed(source, Processes(0, 2))
+        later.restore(part.tensors, part.facts)
+        site, x = next(iter(later))
+        assert site == wanted[taken][0] and torch.equal(x, wanted[taken][1])
+        part, taken = later.part(), taken + 1
+
+
+def test_a_short_training_reads_no_more_than_it_needs():
+    source = _source(a=2_000)
+    read = []
+
+    def heard(epoch: int, start: int = 0, every: int = 1):
+        for chunk in TensorActivations.chunks(source, epoch, start, every):
+            read.append(chunk["a"].shape[0])
+            yield chunk
+
+    source.chunks = heard
+    config = TrainConfig(k=1, tokens=104, batch_size=5, buffer_rows=500)
+    for count in (1, 2):
+        read.clear()
+        feed = Feed(source, config, Processes(0, count), Interrupts())
+        steps = config.steps(count)
+        assert len(list(islice(feed, steps))) == steps == 20 // count
+        # Up to a chunk of eleven.
+        assert 5 * steps <= sum(read) < 5 * steps + 11
+    read.clear()
+    assert len(list(islice(Feed(source, config, Processes(), Interrupts(), 99), 99))) == 99
+    assert 495 <= sum(read) < 506
 
 
 def test_the_mean_norm_is_of_the_rows_that_were_read_for_the_first_time():
