@@ -16,6 +16,7 @@ from sae.reading.feature_examples import Firing
 from sae.reading.latent_reading import site_of
 
 if TYPE_CHECKING:
+    from probes.inputs import Batch, Example
     from probes.subject import Subject
 
 REACH = 5
@@ -67,6 +68,7 @@ class FiringView:
             known.
         source_score: that attribution.
         attribution: all of it: by head and source, and for patches the map on the picture.
+        example: the input itself, with its images and what is known of them.
     """
 
     firing: Firing
@@ -74,6 +76,7 @@ class FiringView:
     source: Window | None
     source_score: float
     attribution: DirectAttribution = field(repr=False)
+    example: Example = field(repr=False)
 
 
 def window_at(tokens: TowerTokens, position: int, reach: int = REACH) -> Window:
@@ -142,7 +145,7 @@ def firing_views(
         for one in mine:
             flat = here[one.index, one.position]
             direct = next(d for d in found[flat] if d.latent == one.latent)
-            views[one] = _view(one, direct, reach)
+            views[one] = _view(one, direct, chunk.batch, reach)
     if left:
         raise ValueError(
             f"Every firing must be in the data, {len(left)} of {len(wanted)} are not. Give the "
@@ -166,14 +169,15 @@ def _flat_places(
     return {place: int(chunk.flat[site][rows[place]]) for place in wanted & set(rows)}
 
 
-def _view(firing: Firing, direct: DirectAttribution, reach: int) -> FiringView:
+def _view(firing: Firing, direct: DirectAttribution, batch: Batch, reach: int) -> FiringView:
     best = int(direct.by_source.argmax())
     sources, source = direct.sources, None
     if int(sources.index[best]) >= 0:
         source = window_at(sources.map, int(sources.index[best]), reach)
     tokens = sources.tokens[direct.site.tower]
     window = window_at(tokens, direct.destination, reach)
-    return FiringView(firing, window, source, float(direct.by_source[best]), direct)
+    example = batch.examples[int(tokens.example[direct.destination])]
+    return FiringView(firing, window, source, float(direct.by_source[best]), direct, example)
 
 
 def _refuse_other(firing: Firing, activations: PlacedActivations) -> None:

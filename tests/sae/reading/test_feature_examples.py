@@ -230,6 +230,7 @@ def test_views_show_the_destination_and_its_strongest_source(
         assert view.source is not None
         assert view.source.words[view.source.centre] == text[best]
         assert "<pad>" not in view.destination.words
+        assert view.example.text == by_id[view.firing.example].text
 
 
 def test_views_of_pictures_tell_the_patch() -> None:
@@ -251,6 +252,7 @@ def test_views_of_pictures_tell_the_patch() -> None:
         assert (patch.row, patch.column) == (int(tokens.row[flat]), int(tokens.column[flat]))
         assert patch.box == pytest.approx(tokens.box[flat].tolist())
         assert patch.image == 0
+        assert view.example.id == view.firing.example and len(view.example.pictures) == 1
     assert all(v.destination.patch is None for v in views if v.destination.role == "text")
 
 
