@@ -17,8 +17,8 @@ setup: $(INSTALLED) ## an environment in .venv with everything that is needed, v
 demo: $(INSTALLED) ## the main job on the bundled models, end to end, without a network
 	$(BIN)/headscope demo
 
-test: $(INSTALLED) ## the tests that need no network, GPU or browser, in a few minutes
-	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4
+test: $(INSTALLED) ## the tests that need no network or GPU, in a few minutes; those in a browser where Chromium is installed
+	$(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses=4 -m "not slow and not gpu and not timm"
 
 check: $(INSTALLED) ## format, lint, types, layers
 	$(BIN)/ruff format --check
@@ -32,9 +32,8 @@ bench: $(INSTALLED) ## time and memory of capture against the plain forward pass
 data: $(INSTALLED) ## remake the bundled models and input sets by their recipes (hours on two cores)
 	$(BIN)/python data/recipes/remake.py
 
-app: ## the dashboard (not there yet)
-	@echo "The dashboard is not written yet. Run 'make demo', then open the run folders from Jupyter." >&2
-	@exit 1
+app: $(INSTALLED) ## the dashboard over the runs in runs/
+	$(BIN)/headscope app
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "headscope needs Python 3.11 or newer, got %d.%d. Name one with: make PYTHON=python3.11 setup" % sys.version_info[:2])'

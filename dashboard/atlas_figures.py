@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard.figure_look import CATEGORIES, FAINT, GROUND, PAPER, figure_look
-from dashboard.head_map import HATCH, head_axis, layer_axis
+from dashboard.figure_look import CATEGORIES, FAINT, GROUND, HATCH, PAPER, figure_look
+from dashboard.head_map import head_axis, layer_axis
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from analysis.head_table import RANGES, HeadTable
 from analysis.precision import plain, rounded
+from dashboard.figure_look import ACCENT, HATCH
 
-HATCH = "#a09d97"
 SIGNED_UNITS = ("correlation", "cosine", "difference")
 HELPS_OR_HURTS = (
     (0.0, "#b2182b"),
@@ -72,6 +72,34 @@ def panel(
         hoverongaps=False,
     )
     return [cells, *_hatching(np.isnan(grid), tower)]
+
+
+def click_targets(shape: tuple[int, int], tower: str, marked: str = "") -> Any:
+    """A trace of squares over the cells of a map, so that they can be clicked.
+
+    A heat map reports no clicks. `customdata` of each square is its head's name.
+
+    Args:
+        marked: a head that gets a frame.
+    """
+    import plotly.graph_objects as go
+
+    layers, heads = shape
+    names = [f"{tower}.L{layer}H{head}" for layer in range(layers) for head in range(heads)]
+    return go.Scatter(
+        x=[head for _ in range(layers) for head in range(heads)],
+        y=[layer for layer in range(layers) for _ in range(heads)],
+        customdata=names,
+        mode="markers",
+        marker={
+            "symbol": "square",
+            "size": 18,
+            "color": "rgba(0,0,0,0)",
+            "line": {"color": ACCENT, "width": [3 if name == marked else 0 for name in names]},
+        },
+        hoverinfo="none",
+        showlegend=False,
+    )
 
 
 def _hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:

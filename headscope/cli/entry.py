@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headscope.cli.app import app as dashboard
 from headscope.cli.atlas import atlas
 from headscope.cli.demo import demo
 from headscope.cli.evaluate import evaluate
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for verb in (models, inspect, score, scan, atlas, generate, evaluate, show, demo):
     app.command()(verb)
+app.command("app")(dashboard)
 app.add_typer(sae)
 
 

@@ -1,0 +1,119 @@
+"""A server with small runs, and pages of a real browser in which nothing may go wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+).split()
+_SETTLED = (
+    "() => !document.querySelector('[data-testid=\"stApp\"][data-test-script-state=running]')"
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The machine's own Chromium; without one tests are skipped, but fail in CI."""
+    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    if path is None:
+        message = "No Chromium is installed; `apt-get install chromium` gives one."
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def server(vlm_run: Path, lm_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an app over copies of both runs, `vlm` and `lm`."""
+    place = tmp_path_factory.mktemp("app")
+    shutil.copytree(vlm_run, place / "vlm")
+    shutil.copytree(lm_run, place / "lm")
+    with served(place) as address:
+        yield address
+
+
+class served:
+    """`headscope app` on a folder, in a process of its own."""
+
+    def __init__(self, *places: Path) -> None:
+        self.places = places
+
+    def __enter__(self) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "headscope", "app", *map(str, self.places)]
+        self._process = subprocess.Popen(
+            [*command, "--no-browser", "--port", str(port)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
+                    return address
+            except OSError:
+                time.sleep(0.5)
+        self.__exit__()
+        raise RuntimeError("The app did not start within two minutes.")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture
+def visit(browser: Any, server: str) -> Iterator[Callable[..., Any]]:
+    """`visit("head?run=vlm", dark=True)`: a settled page; errors on its console fail the test."""
+    contexts, errors = [], []
+
+    def visited(
+        address: str, *, dark: bool = False, size: tuple[int, int] = (1440, 900), base: str = server
+    ) -> Any:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{base}/{address}")
+        settle(page)
+        return page
+
+    yield visited
+    for context in contexts:
+        context.close()
+    assert not errors, errors
+
+
+def settle(page: Any) -> None:
+    """Return when the script has run and what it draws is there."""
+    page.wait_for_selector('[data-testid="stAppViewContainer"]')
+    page.wait_for_timeout(300)
+    page.wait_for_function("running => !document.querySelector(running)", arg=_RUNNING)
+    page.wait_for_timeout(300)
