@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from analysis.head_table import HeadTable
 from analysis.precision import plain
 from dashboard.atlas_figures import head_mix, pattern_map, prototypes
+from dashboard.feature_heads import feature_heads
 from dashboard.figure_look import figure_look
+from dashboard.firing_on_picture import feature_on_picture
+from dashboard.firing_on_text import feature_on_text
 from dashboard.head_map import (
     Grid,
     Scale,
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "head_mix", "heatmap", "layer_trend", "pattern_map", "profile", "profile_by_layer",
-    "prototypes", "small_multiples",
+    "feature_heads", "feature_on_picture", "feature_on_text", "head_mix", "heatmap", "layer_trend",
+    "pattern_map", "profile", "profile_by_layer", "prototypes", "small_multiples",
 ]  # fmt: skip
 
 
