@@ -59,7 +59,7 @@ class RunFolder:
         Raises:
             RunError: the folder holds something else or another run.
         """
-        refuse_foreign(path, {JOURNAL})
+        _refuse_foreign(path)
         if (path / PLAN).exists():
             _refuse_other_run(path, {}, resume=False)
 
@@ -77,7 +77,7 @@ class RunFolder:
                 as empty.
             RunLocked: another process is writing it.
         """
-        refuse_foreign(path, {JOURNAL})
+        _refuse_foreign(path)
         with ExitStack() as stack:
             if (path / PLAN).exists():
                 # Locked first: what a running process is about to write must not be judged.
@@ -278,6 +278,16 @@ def open_run(path: str | Path) -> Run:
             "Make one with `headscope score MODEL --out FOLDER`."
         )
     return Run(folder)
+
+
+def _refuse_foreign(path: Path) -> None:
+    refuse_foreign(path, {JOURNAL})
+    # A training of coders or a store has a plan too, and nothing that looks like a finished shard.
+    if (path / PLAN).exists() and "shards" not in read_json(path / PLAN):
+        raise RunError(
+            f"{path} holds something else than a run of scores. Choose another `--out`; nothing "
+            "was touched."
+        )
 
 
 def _refuse_other_run(path: Path, plan: Mapping[str, Any], resume: bool) -> None:

@@ -17,7 +17,7 @@ from headscope.cli.evaluate import evaluate
 from headscope.cli.generate import generate
 from headscope.cli.inspect import inspect
 from headscope.cli.models import models
-from headscope.cli.resuming import INTERRUPTED
+from headscope.cli.resuming import INTERRUPTED, Told
 from headscope.cli.sae import app as sae
 from headscope.cli.scan import scan
 from headscope.cli.score import score
@@ -69,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="headscope", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else DONE
+        if code == INTERRUPTED and not isinstance(code, Told):
+            # typer makes this code of Ctrl-C, and says nothing.
+            return _say("Interrupted.", INTERRUPTED)
+        return int(code) if isinstance(code, int) else DONE
     except (KeyboardInterrupt, EOFError):
         return _say("Interrupted.", INTERRUPTED)
     except BrokenPipeError:

@@ -25,5 +25,5 @@ def what_is_safe(out: Path, store: Path | None, part: str = "") -> str:
     if store is not None and store.is_dir() and not (store / INDEX).exists():
         return f"the shards in {store} are safe, go on with: {command_to_go_on(out)}"
     if not steps:
-        return "no step was taken yet: start again."
+        return "no step is safe yet: start again."
     return f"{steps[-1]:,} steps are safe in {folder}, go on with: {command_to_go_on(out)}"

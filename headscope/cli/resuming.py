@@ -13,6 +13,10 @@ INTERRUPTED = 130
 """The exit code of shells for a program that Ctrl-C ended."""
 
 
+class Told(int):
+    """An exit code whose sentence has been printed."""
+
+
 def refuse_resume_without(out: Path | None, resume: bool) -> None:
     """Nothing, unless a run shall go on and its folder is not named.
 
@@ -44,7 +48,7 @@ def interruptible(what_is_left: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         note(f"Interrupted; {what_is_left()}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(Told(INTERRUPTED)) from None
     except DiskFull as error:
         left = what_is_left()
         raise DiskFull(f"{error} {left[0].upper()}{left[1:]}") from error

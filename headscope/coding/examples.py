@@ -115,8 +115,9 @@ def rows_of(
     from sae.activations import SubjectActivations
     from sae.activations.token_rows import check_roles
 
+    towers = subject.towers  # a model that cannot be used is not a question asked wrongly
     try:
-        select_sites(sites, subject.towers)
+        select_sites(sites, towers)
         check_roles(roles)
     except ValueError as error:
         raise AskedWrongly(str(error)) from error

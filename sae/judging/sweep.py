@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.atomic_file import half_written_name
+from analysis.run_files import RunError
 from sae.activations.as_activations import as_activations
 from sae.activations.source import Activations
 from sae.coders.coder import Coder
 from sae.judging.baselines import principal_components, random_dictionary, untrained
 from sae.judging.judgement import Judgement, judgements
 from sae.judging.loss_sums import LossRecovered
-from sae.judging.pareto import pareto_table, write_pareto
+from sae.judging.pareto import ABOUT, TABLE, pareto_table, write_pareto
 from sae.judging.seen_rows import SeenRows, seen_rows
 from sae.training.config import TrainConfig
 from sae.training.metrics import Listener
@@ -79,6 +81,8 @@ def sweep(
     source, judged = as_activations(activations), as_activations(held_out)
     site = _only_site(source, judged)
     folder = None if out is None else Path(out).expanduser()
+    if folder is not None:
+        _refuse_foreign(folder)
     training = None if folder is None else folder / TRAINING
     coders = train_settings(configs, source, out=training, resume=resume, listener=listener)
     found = beside_baselines(coders, source, judged, recovered=recovered, baselines=baselines)
@@ -121,6 +125,29 @@ def _refuse_baselines(baselines: Sequence[str]) -> None:
     if unknown is not None:
         raise ValueError(
             f"`baselines` must be some of {', '.join(BASELINES)}, got {unknown!r}. Leave it out."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Nothing, if there is room for a sweep, or one that was begun.
+
+    Raises:
+        RunError: a file, or a folder with something else in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"`out` must be a folder, {folder} is a file. Choose another name.")
+    if not folder.is_dir():
+        return
+    own = {TRAINING, TABLE, ABOUT}
+    strangers = sorted(
+        item.name
+        for item in folder.iterdir()
+        if item.name not in own and half_written_name(item) not in own
+    )
+    if strangers:
+        raise RunError(
+            f"`out` must be a new or empty folder or that of a sweep, {folder} holds something "
+            f"else ({strangers[0]}). Choose another name; nothing was touched."
         )
 
 

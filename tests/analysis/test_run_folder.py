@@ -169,6 +169,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, resume):
         pass
 
 
+@pytest.mark.parametrize("plan", [{"kind": "sae training", "schema": 1}, {"shard_rows": 64}])
+def test_a_training_or_a_store_that_was_begun_is_not_written_over(tmp_path, plan):
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with (
+        pytest.raises(RunError, match="something else than a run of scores"),
+        RunFolder.begin(tmp_path, PLAN, resume=False),
+    ):
+        pass
+    with pytest.raises(RunError, match="something else than a run of scores"):
+        RunFolder.refuse_taken(tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text()) == plan
+    assert [item.name for item in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_finished_unfinished_and_other_plans_are_refused_with_what_to_do(finished, tmp_path):
     for resume in (False, True):
         with (
