@@ -106,7 +106,8 @@ def figures(
 
             def fidelity(name: str = name, rate: float = rate) -> dict[str, Any]:
                 interpreter = python[told[name]["contender"]]
-                one = told[name] | {"learning_rate": rate}
+                # What is reached hangs on no thread; one is not disturbed by what else runs.
+                one = told[name] | {"learning_rate": rate, "threads": 1}
                 return run_child("coder_child.py", one, python=interpreter, limit=_LIMIT)
 
             yield {"part": "fidelity", "contender": name, "rate": rate}, fidelity

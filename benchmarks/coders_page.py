@@ -100,7 +100,7 @@ def _fidelity(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -> st
     for entry in entries:
         name, at = entry["contender"], f"{entry['rate']:g}"
         if "failed" in entry:
-            rows.append([name, at, f"not run: {entry['failed']}", "", ""])
+            rows.append([name, at, f"not run: {entry['failed']}", ""])
             continue
         explained = 100 * entry["explained_variance"]
         best[name] = max(best.get(name, -math.inf), explained)
@@ -108,7 +108,7 @@ def _fidelity(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -> st
             [name, at, f"{explained:.2f}", f"{entry['dead']:,}", f"{entry['seconds']:,.0f}"]
         )
     first = next((entry for entry in entries if "tokens" in entry), {"tokens": settings["tokens"]})
-    heading = ["", "peak rate", "explained variance, %", "dead latents", "seconds in all"]
+    heading = ["", "peak rate", "explained variance, %", "dead latents"]
     said = "; ".join(f"{name} {explained:.2f}" for name, explained in best.items())
     text = [f"### Held-out rows after {first['tokens']:,} tokens\n", table(heading, rows)]
     if len(best) > 1 and "ours" in best:

@@ -82,6 +82,26 @@ def test_attribute_tells_a_feature_and_a_head(capsys):
     assert found["head"] == "language.L1H3" and len(found["features"]) == 5
 
 
+def test_attribute_draws_pages(tmp_path, capsys):
+    there = tmp_path / "figures"
+    arguments = ["--latent", "739", "--examples", "1", "--limit", "6", "--figures", str(there)]
+    assert main(["sae", "attribute", "shapes-llava", *arguments, "--json"]) == 0
+    said = capsys.readouterr()
+    (example,) = json.loads(said.out)["examples"]
+    assert sorted(path.name for path in there.iterdir()) == [
+        f"language.L2-latent-739-01-{example['example']}.html",
+        "language.L2-latent-739-heads.html",
+    ]
+    assert said.err.startswith(f"Wrote 2 pages to {there}: language.L2-latent-739-heads.html")
+    taken = tmp_path / "file"
+    taken.write_text("mine")
+    arguments = ["sae", "attribute", "repeat-lm", "--figures", str(taken)]
+    assert "is a file. Give another" in fails(capsys, [*arguments, "--latent", "3"], 2)
+    assert "`--figures` needs `--latent`" in fails(
+        capsys, [*arguments, "--head", "language.L1H3"], 2
+    )
+
+
 def test_export_and_back(trained, tmp_path, capsys):
     there, back = tmp_path / "saelens", tmp_path / "ours"
     source = str(trained / "language.L1")
