@@ -24,7 +24,8 @@ def refuse_other_model(
         otherwise: how to use the coder all the same, for the sentence.
 
     Raises:
-        ValueError: it was another model, or other weights of this one.
+        ValueError: it was another model, or other weights of this one; or weights were moved out of
+            memory (`device_map`) and cannot be compared.
     """
     known: Mapping[str, Any] = coder.about.get("subject") or {}
     wanted = known.get("fingerprint")
@@ -32,8 +33,10 @@ def refuse_other_model(
         return
     dtype = str(subject.dtype).removeprefix("torch.")
     weights = f" in {known.get('dtype')}" if known.get("dtype") not in (None, dtype) else ""
+    away = any(parameter.is_meta for parameter in subject.model.parameters())
+    mine = "weights that are not all in memory to be compared" if away else "other weights"
     raise ValueError(
         f"The model must be the one that the coder was trained on, {known.get('name')!r}{weights}, "
-        f"got {subject.name!r} in {dtype} with other weights. Give that model, or {otherwise} to "
-        "use the coder on this one all the same."
+        f"got {subject.name!r} in {dtype} with {mine}. Give that model, or {otherwise} to use the "
+        "coder on this one all the same."
     )

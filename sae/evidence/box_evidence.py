@@ -20,6 +20,7 @@ from torch import Tensor
 from analysis.statistics import half_of
 from sae.coders.coder import Coder
 from sae.evidence.means import Mean, Means
+from sae.evidence.scaled_boxes import Box, scaled
 from sae.reading.direct_attribution import DirectAttribution, attributed
 from sae.reading.latent_reading import site_of, strengths_at
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from probes.subject import Subject
     from probes.tokens.map import TowerTokens
     from sae.activations import SubjectActivations
-
-Box = tuple[float, ...]
-"""Left, top, right, bottom in pixels of the original image."""
 
 
 class Mention(Protocol):
@@ -75,6 +73,7 @@ class BoxEvidence:
         on_box: share of the positive attribution of the image's patches that is in the object's
             box, 0 to 1; patches count by what the box covers of them.
         shuffled: the same maps on boxes of objects of other examples, eight drawn for each, mean.
+            Boxes of images of another size are scaled to what the patches cover.
         difference: ``on_box - shuffled``, paired.
         from_image: share of the positive attribution of all sources that the image brings.
     """
@@ -122,7 +121,8 @@ def box_evidence(
         coverage: measures how much of a patch a box covers.
 
     Raises:
-        ValueError: no object of known box is named, or no feature fires at enough of them.
+        ValueError: no object of known box is named, or no feature fires at enough of them, in two
+            examples or more.
     """
     (site,) = activations.widths
     namings = list(_namings(subject, coder, activations, mentions, latent))
@@ -132,10 +132,12 @@ def box_evidence(
         namings = [
             one for one in namings if half_of(one.example, seed) == 1 and one.latent == latent
         ]
-    if len(namings) < 2:
+    there = len({one.example for one in namings})
+    if there < 2:
         raise ValueError(
-            f"Latent {latent} must fire where objects are named whose boxes are known, it does so "
-            f"{len(namings)} times. Choose another, or give more examples with `boxes`."
+            f"Latent {latent} must fire where objects are named whose boxes are known, in at least "
+            f"2 examples, it does so in {there}. Choose another, or give more examples with "
+            "`boxes`."
         )
     means = Means(seed)
     for one, on_box, shuffled in _on_boxes(namings, coverage, seed):
@@ -212,7 +214,9 @@ def _on_boxes(
         if not strange:
             continue
         order = torch.randperm(len(strange), generator=dice)[:_DRAWS].tolist()
-        others = [coverage(one.patches, namings[strange[at]].boxes) for at in order]
+        drawn = [namings[strange[at]] for at in order]
+        moved = [scaled(other.boxes, other.patches, one.patches) for other in drawn]
+        others = [coverage(one.patches, boxes) for boxes in moved]
         own = float((coverage(one.patches, one.boxes) * weight).sum())
         yield one, own, float((torch.stack(others).mean(0) * weight).sum())
 
@@ -220,17 +224,17 @@ def _on_boxes(
 def _clearest(namings: list[_Naming], coverage: Coverage, seed: int) -> int:
     """The feature with the largest gain of its box on the shuffled control, sum times mean.
 
-    The mean alone would take one that hardly fires.
+    The mean alone would take one that hardly fires. What is lost stays a loss: one that reads past
+    its boxes is not chosen for it.
     """
     by_latent: dict[int, list[_Naming]] = {}
     for one in namings:
         by_latent.setdefault(one.latent, []).append(one)
-    gains = {
-        latent: sum(own - other for _, own, other in _on_boxes(mine, coverage, seed)) ** 2
-        / len(mine)
-        for latent, mine in by_latent.items()
-        if len(mine) >= _FEWEST
-    }
+    gains: dict[int, float] = {}
+    for latent, mine in by_latent.items():
+        if len(mine) >= _FEWEST:
+            gain = sum(own - other for _, own, other in _on_boxes(mine, coverage, seed))
+            gains[latent] = gain * abs(gain) / len(mine)
     if not gains:
         raise ValueError(
             f"Some feature must fire at {_FEWEST} names of objects or more, none does. Give more "

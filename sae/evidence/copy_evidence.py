@@ -23,7 +23,7 @@ from sae.evidence.means import Mean, Means
 from sae.reading.direct_attribution import attributed
 from sae.reading.interventions import ablate_feature
 from sae.reading.latent_reading import site_of, strengths_at
-from sae.splice import ReplacedRows
+from sae.splice import ReplacedRows, roles_of
 
 if TYPE_CHECKING:
     from probes.inputs import Batch
@@ -40,7 +40,7 @@ class CopyEvidence:
         firings: of the feature at text positions of all examples that were judged.
         copying: at how many of them the word is copied: it stood before, and comes next now.
         attributed: share of the positive direct attribution that is on the copied word's earlier
-            place, 0 to 1.
+            place, 0 to 1, where there is any.
         chance: the same if the sources were shuffled.
         ablated: change of the copied word's log-probability in nats when the feature is taken out
             there; negative: it carries the copy.
@@ -146,7 +146,8 @@ def _shares(
         there = (index >= 0) & (index <= copy.at) & ~padding[index]
         brought, index = direct.by_source.clamp_min(0)[there], index[there]
         total = float(brought.sum())
-        yield copy, float(brought[index == copy.source].sum()) / total, 1 / len(brought)
+        if total:  # the constant alone can make it fire: then no source has a share
+            yield copy, float(brought[index == copy.source].sum()) / total, 1 / len(brought)
 
 
 def _log_probabilities(subject: Subject, batch: Batch, copies: Iterable[Copy]) -> dict[Copy, float]:
@@ -189,4 +190,5 @@ def _pushed(coder: Coder, site: str, latent: int, other: int) -> ReplacedRows:
     def new(rows: Tensor) -> Tensor:
         return rows - (strengths_at(coder, rows)[:, latent] * size).outer(direction).to(rows)
 
-    return ReplacedRows(site, f"push({other} as {latent})", coder.width, new)
+    # Where the ablation acts, and nowhere else: its strengths are of the same positions.
+    return ReplacedRows(site, f"push({other} as {latent})", coder.width, new, roles_of(coder))

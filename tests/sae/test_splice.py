@@ -276,6 +276,17 @@ def test_other_weights_of_the_same_model_are_refused_and_named() -> None:
         spliced.on(subject)
 
 
+def test_weights_that_are_out_of_memory_are_not_called_other_ones() -> None:
+    subject = load(redrawn(tiny.gpt2(), seed=5))
+    spliced = splice(_of(drawn_coder(12), subject), "language.L1")
+    name, moved = next(iter(subject.model.named_parameters()))
+    parent, _, own = name.rpartition(".")
+    away = torch.nn.Parameter(moved.detach().to("meta"))
+    setattr(subject.model.get_submodule(parent), own, away)
+    with pytest.raises(ValueError, match="float32 with weights that are not all in memory to be"):
+        spliced.on(subject)
+
+
 def test_the_model_is_looked_at_once_and_not_in_every_forward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from probes.loading import load
 from probes.readers import read_examples
 from sae import SubjectActivations, box_evidence, direct_attribution, load_coder
+from sae.evidence.box_evidence import _Naming, _on_boxes
 
 SITE, LATENT = "language.L2", 739
 
@@ -134,3 +135,43 @@ def test_boxes_that_are_everywhere_the_same_gain_nothing(describer, coder):
     assert 0 < found.on_box.value < 1
     assert found.shuffled.value == pytest.approx(found.on_box.value)
     assert found.difference.value == pytest.approx(0, abs=1e-12)
+
+
+def test_a_feature_that_reads_past_its_boxes_is_not_chosen_for_it(describer, coder):
+    """Told the other way round, every gain is a loss: the clearest reader must be another."""
+
+    def outside(patches, boxes):
+        return 1 - coverage(patches, boxes)
+
+    given = rows(describer, scenes(24))
+    plain = evidence(describer, coder, given)
+    turned = evidence(describer, coder, given, coverage=outside)
+    assert turned.latent != plain.latent
+    assert plain.difference.value > 0
+    mirrored = evidence(describer, coder, given, plain.latent, coverage=outside)
+    straight = evidence(describer, coder, given, plain.latent)
+    assert mirrored.difference.value == pytest.approx(-straight.difference.value)
+
+
+def test_firings_in_one_example_alone_have_no_control(describer, coder):
+    """Nothing would be counted, and every number be NaN."""
+
+    def of_second(tokens, batch):
+        names = [batch.examples[at].id for at in tokens.example.tolist()]
+        return [one for one in mentions(tokens, batch) if names[one.first] == "scene-001"]
+
+    with pytest.raises(ValueError, match="in at least 2 examples, it does so in 1"):
+        evidence(describer, coder, rows(describer, scenes(3)), LATENT, mentions=of_second)
+
+
+def test_boxes_of_images_of_another_size_are_scaled():
+    """A feature that reads every patch alike, each object in its image's left upper quarter."""
+
+    def naming(example, side):
+        edges = [0.0, side / 2, side]
+        patches = [(x, y, x + side / 2, y + side / 2) for y in edges[:2] for x in edges[:2]]
+        box = (0.0, 0.0, side / 2, side / 2)
+        return _Naming(example, "", 0, torch.tensor(patches), torch.ones(4), (box,), 1.0)
+
+    found = list(_on_boxes([naming("a", 46.0), naming("b", 1000.0)], coverage, 0))
+    assert [(own, other) for _, own, other in found] == [(0.25, 0.25), (0.25, 0.25)]

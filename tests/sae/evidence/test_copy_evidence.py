@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from analysis.statistics import half_of
+from probes.edits.apply import edit
 from probes.inputs import Example
 from probes.loading import load
 from probes.readers import read_examples
-from sae import SubjectActivations, copy_evidence, direct_attribution, load_coder
+from sae import (
+    SubjectActivations,
+    ablate_feature,
+    copy_evidence,
+    direct_attribution,
+    load_coder,
+)
+from sae.evidence.copy_evidence import _pushed
 
 SITE = "language.L1"
 
@@ -99,3 +107,31 @@ def test_against_hooks_and_loops(subject, coder):
     for name, values in told.items():
         wanted = sum(values) / len(values)
         assert getattr(found, name).value == pytest.approx(wanted, abs=2e-4), name
+
+
+def test_the_control_acts_where_the_ablation_does(subject):
+    """Pushed along its own row, a feature is taken out, in every word of the batch."""
+    coder = load_coder("repeat-lm")
+    coder.about["provenance"]["roles"] = ["text"]  # not at the first, special position
+    with torch.no_grad():
+        coder.encoder_bias[1012] += 5.0  # fires everywhere
+    batch = subject.prepare(examples=list(read_examples("repeats", "language", 3)))
+    logits, touched = [], []
+    pushed = _pushed(coder, SITE, 1012, 1012)
+    for change in (ablate_feature(coder, 1012, SITE), pushed):
+        with edit(subject, change) as reports:
+            logits.append(subject.forward(batch).logits)
+        touched.append(reports[0].touched)
+    assert touched[0] == touched[1]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_feature_that_its_constant_makes_fire_has_no_share_of_sources(subject):
+    coder = load_coder("repeat-lm")
+    with torch.no_grad():
+        coder.encoder[1012] = 0.0
+        coder.encoder_bias[1012] = 50.0
+    given = rows(subject, list(read_examples("repeats", "language", 3)))
+    found = copy_evidence(subject, coder, given, 1012, controls=1)
+    assert found.copying == found.ablated.firings > 0
+    assert found.attributed.firings == found.chance.firings == 0
