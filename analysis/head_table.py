@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from analysis.table_form import COLUMNS, NUMBERS, RANGES, check, listed, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from analysis.finder.search import Found
 
 __all__ = ["COLUMNS", "NUMBERS", "RANGES", "HeadTable"]
 
@@ -54,16 +57,16 @@ class HeadTable:
 
     @property
     def towers(self) -> list[str]:
-        return list(dict.fromkeys(self.frame["tower"]))
+        return self.frame["tower"].unique().tolist()
 
     @property
     def measures(self) -> list[str]:
         """Names of the measures, in the order in which they stand."""
-        return list(dict.fromkeys(self.frame["measure"]))
+        return list(self._rows)
 
     def variants(self, measure: str, tower: str | None = None) -> list[str]:
         """Variants of a measure; a measure without parameters has the one variant ``""``."""
-        return list(dict.fromkeys(self._of(measure, tower)["variant"]))
+        return self._of(measure, tower)["variant"].unique().tolist()
 
     def unit(self, measure: str, variant: str | None = None) -> str:
         """Unit of a measure; of its first variant where none is given."""
@@ -81,12 +84,20 @@ class HeadTable:
     ) -> HeadTable:
         """The lines that match everything that is given; each may be one name or several."""
         frame = self.frame
-        wanted = {"measure": measure, "tower": tower, "variant": variant, "inputs": inputs}
-        for column, names in wanted.items():
+        if measure is not None:
+            asked = {measure} if isinstance(measure, str) else set(measure)
+            rows = [rows for name, rows in self._rows.items() if name in asked]
+            frame = frame.iloc[np.sort(np.concatenate(rows)) if rows else []]
+        for column, names in {"tower": tower, "variant": variant, "inputs": inputs}.items():
             if names is not None:
                 several = [names] if isinstance(names, str) else list(names)
                 frame = frame[frame[column].isin(several)]
-        return HeadTable(frame, self.layers)
+        # Lines of a table that was checked need no check.
+        found = object.__new__(HeadTable)
+        object.__setattr__(found, "frame", frame.reset_index(drop=True))
+        towers = frame["tower"].unique().tolist()
+        object.__setattr__(found, "layers", {tower: self.layers[tower] for tower in towers})
+        return found
 
     def lines(
         self,
@@ -105,7 +116,7 @@ class HeadTable:
         """
         frame = self._of(measure, tower)
         for column, wanted in (("tower", tower), ("variant", variant), ("inputs", inputs)):
-            there = list(dict.fromkeys(frame[column]))
+            there = frame[column].unique().tolist()
             if wanted is None and column == "variant" and "" in there:
                 wanted = ""
             if wanted is None and len(there) > 1:
@@ -138,10 +149,40 @@ class HeadTable:
             raise ValueError(f"`column` must be one of {', '.join(NUMBERS)}, got {column!r}.")
         lines = self.lines(measure, tower, variant, inputs)
         name = lines["tower"].iloc[0]
-        heads = int(self.frame.loc[self.frame["tower"] == name, "head"].max()) + 1
-        grid = np.full((self.layers[name], heads), np.nan)
+        grid = np.full((self.layers[name], self._widths[name]), np.nan)
         grid[lines["layer"].to_numpy(), lines["head"].to_numpy()] = lines[column].to_numpy(float)
         return grid
+
+    def find(self, query: str, by: str | None = None, ascending: bool = False) -> Found:
+        """Heads that fulfil a written condition, ranked.
+
+        Conditions compare measures with numbers or with each other, chained if need be, and are
+        joined by ``and``, ``or``, ``not`` and parentheses. A variant stands in brackets, and parts
+        of its name will do; without one it is the plain variant, or else the first. ``layer`` and
+        ``head`` are numbers, ``tower`` is compared with a name. ``.ci_low``, ``.ci_high``, ``.n``,
+        ``.null_low`` and ``.null_high`` are the other numbers of a line, ``@`` says on which
+        inputs, and backquotes hold names with other signs than letters, digits and ``_``::
+
+            heads.find("induction > 0.3 and sink_weight < 0.1 or not (entropy >= 3)")
+            heads.find("sink_rate[eps=0.3] > 0.5 and tower == language and layer >= 2")
+            heads.find("0.1 < vhd < vhd[words=other] by importance_cross_entropy")
+            heads.find("induction.ci_low > induction.null_high")
+
+        A head on which something is not measured is found where the rest decides; else it is
+        counted as undecided. The query is parsed and never evaluated.
+
+        Args:
+            by: the measure to rank by, where the query does not end with ``by MEASURE`` or
+                ``by MEASURE ascending``; by default the first that it names.
+            ascending: lowest first.
+
+        Raises:
+            QueryError: a ValueError whose sentence says which place is wrong, what may stand
+                there, and the nearest name.
+        """
+        from analysis.finder.search import find
+
+        return find(self, query, by, ascending)
 
     def merge(self, *others: HeadTable) -> HeadTable:
         """One table with the lines of all; a line that stands in two is an error."""
@@ -198,15 +239,34 @@ class HeadTable:
         )
 
     def _of(self, measure: str, tower: str | None) -> pd.DataFrame:
-        frame = self.frame[self.frame["measure"] == measure]
-        if frame.empty:
+        if measure not in self._rows:
             raise ValueError(
                 f"`measure` must be one in the table, got {measure!r}. "
                 f"Choose one of: {listed(self.measures)}."
             )
+        if measure not in self._parts:
+            self._parts[measure] = self.frame.iloc[self._rows[measure]]
+        frame = self._parts[measure]
         if tower is not None and not (frame["tower"] == tower).any():
             raise ValueError(
                 f"`tower` must be one in which {measure!r} was measured, got {tower!r}. "
                 f"Choose one of: {listed(dict.fromkeys(frame['tower']))}."
             )
         return frame if tower is None else frame[frame["tower"] == tower]
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.intp]]:
+        """Where the lines of each measure stand."""
+        found = self.frame.groupby("measure", sort=False).indices
+        return {str(name): found[name] for name in self.frame["measure"].unique()}
+
+    @cached_property
+    def _parts(self) -> dict[str, pd.DataFrame]:
+        """The lines of measures that were asked for; pictures ask for the same ones often."""
+        return {}
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """Heads of the widest layer of each tower."""
+        last = self.frame.groupby("tower", sort=False)["head"].max()
+        return {str(tower): int(head) + 1 for tower, head in last.items()}
