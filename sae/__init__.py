@@ -16,6 +16,7 @@ from sae.evidence.box_evidence import box_evidence
 from sae.evidence.copy_evidence import copy_evidence
 from sae.exchange.formats import export, load_coder
 from sae.exchange.headscope_folder import save_coder
+from sae.feature_index import FeatureIndex, write_feature_index
 from sae.judging.fidelity import judge, judge_sites
 from sae.judging.judgement import judgements
 from sae.judging.latent_statistics import latent_statistics
@@ -37,6 +38,7 @@ from sae.training import TrainConfig, read_metrics, train, train_settings, train
 __all__ = [
     "Coder",
     "Codes",
+    "FeatureIndex",
     "StoredActivations",
     "SubjectActivations",
     "TensorActivations",
@@ -75,4 +77,5 @@ __all__ = [
     "train",
     "train_settings",
     "train_sites",
+    "write_feature_index",
 ]

@@ -19,16 +19,19 @@ import shelf
 from headscope.coding import box_evidence, copy_evidence
 from headscope.coding.evaluating import evaluate_coder
 from headscope.coding.examples import in_windows, rows_of
+from headscope.coding.feature_index import index_features
 from probes.inputs import Example
 from probes.loading import load
 from probes.readers import read_examples
 from sae.activations import store_activations
 from sae.exchange.headscope_folder import load_coder, save_coder
+from sae.feature_index.form import Amounts
 from sae.training import Record, TrainConfig, train
 
 log = logging.getLogger(__name__)
 SEED, INPUTS_SEED = 0, 1000
 BATCH_EXAMPLES = 64
+FEATURES = Amounts(latents=200, top=5, per_decile=1, attributed=2, sample=40, inputs=32)
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,21 @@ def make_one(out: Path, name: str, quick: bool = False) -> dict:
         examples = list(read_examples(recipe.judged_on[0], subject.kind))
         rows = rows_of(subject, examples, recipe.site, batch_size=BATCH_EXAMPLES)
         measured["shown"] = asdict(recipe.shown(subject, coder, rows))
+    if not quick:
+        write_features(out, name)
     measured["total_seconds"] = round(time.perf_counter() - started)
     shelf.write_coder_measured(out, name, measured)
     return measured
+
+
+def write_features(out: Path, name: str) -> None:
+    """The features of a coder on the first set that it was judged on, small enough to ship."""
+    recipe, folder = RECIPES[name], out / "coders" / name
+    shutil.rmtree(folder / "features", ignore_errors=True)
+    index_features(
+        folder, _subject(out, name), recipe.judged_on[0], context=recipe.context,
+        out=folder / "features", amounts=FEATURES, called=name,
+    )  # fmt: skip
 
 
 def _subject(out: Path, name: str):

@@ -7,6 +7,7 @@ import typer
 from headscope.cli.sae_attribute import attribute
 from headscope.cli.sae_evaluate import evaluate
 from headscope.cli.sae_export import export
+from headscope.cli.sae_features import features
 from headscope.cli.sae_train import train
 
 app = typer.Typer(
@@ -15,5 +16,5 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, evaluate, attribute, export):
+for verb in (train, evaluate, attribute, features, export):
     app.command()(verb)

@@ -60,12 +60,12 @@ def opened_rows(
     except InputError:
         if data is not None or name == fallback:
             raise
-        found = list(read_examples(fallback, subject.kind, limit))
+        name = fallback
+        found = list(read_examples(name, subject.kind, limit))
     examples = in_windows(subject, found, context)
     coder = coder.to(subject.device)
-    return coder, rows_of(
-        subject, examples, where, roles=provenance.get("roles"), batch_size=batch_size
-    )
+    roles, facts = provenance.get("roles"), {"name": name}
+    return coder, rows_of(subject, examples, where, roles=roles, batch_size=batch_size, facts=facts)
 
 
 def logit_words(

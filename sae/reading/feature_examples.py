@@ -47,6 +47,7 @@ class FeatureExamples:
         latents: those that were followed.
         firings: rows at which each fired.
         largest: the largest strength of each, 0 where it never fired.
+        mean: mean strength over its firings, NaN where it never fired.
         rows: rows that were read, all of the data set.
         strongest: per latent, the examples with the largest strengths, each example once.
         sample: per latent, a uniform sample of its firings.
@@ -57,6 +58,7 @@ class FeatureExamples:
     latents: tuple[int, ...]
     firings: Int[Tensor, "slot"]
     largest: Float[Tensor, "slot"]
+    mean: Float[Tensor, "slot"]
     rows: int
     strongest: Firings = field(repr=False)
     sample: Firings = field(repr=False)
@@ -127,32 +129,70 @@ def feature_examples(
         raise ValueError(f"`top` and `sample` must be positive, got {top} and {sample}.")
     chosen = tuple(range(coder.latents) if latents is None else chosen_latents(coder, latents))
     index = torch.tensor(chosen)
-    best, drawn = Strongest(len(chosen), top), Sampled(len(chosen), sample, seed)
-    fired = torch.zeros(len(chosen), dtype=torch.long)
-    largest, rows, keys = torch.zeros(len(chosen)), 0, _Keys()
+    keeper = ExampleKeeper(chosen, top, sample, seed)
     for chunk in activations.placed_chunks(0):
         if site not in chunk.rows:
             continue
         places, whole = chunk.places[site], chunk.rows[site]
-        step = max(1, _BLOCK // coder.latents)
+        step = rows_at_once(coder)
         for first in range(0, len(whole), step):
             x = whole[first : first + step].to(coder.encoder.device, coder.encoder.dtype)
             strengths = coder.encode(x)[:, index.to(x.device)].float().cpu()
-            rows += len(x)
-            at, slot = strengths.nonzero(as_tuple=True)
-            new = Firings(
-                slot,
-                strengths[at, slot],
-                places.example[first + at].cpu(),
-                places.position[first + at].cpu(),
+            here = slice(first, first + len(x))
+            keeper.add(
+                strengths, places.example[here].cpu(), places.position[here].cpu(), activations.ids
             )
-            fired += torch.bincount(slot, minlength=len(chosen))
-            largest = torch.maximum(largest, strengths.amax(0))
-            best.add(new)
-            drawn.add(new, keys.of(activations.ids), index)
-    return FeatureExamples(
-        site, chosen, fired, largest, rows, best.kept, drawn.kept, tuple(activations.ids)
-    )
+    return keeper.examples(site, activations.ids)
+
+
+def rows_at_once(coder: Coder) -> int:
+    """Rows of a block whose strengths of all latents fit into memory together."""
+    return max(1, _BLOCK // coder.latents)
+
+
+class ExampleKeeper:
+    """Looks at strengths block by block, and keeps what `FeatureExamples` has."""
+
+    def __init__(self, latents: Sequence[int], top: int, sample: int, seed: int) -> None:
+        """Args: as of `feature_examples`, the latents all known."""
+        count = len(latents)
+        self._latents, self._index = tuple(latents), torch.tensor(latents)
+        self._best, self._drawn = Strongest(count, top), Sampled(count, sample, seed)
+        self._fired = torch.zeros(count, dtype=torch.long)
+        self._sum = torch.zeros(count, dtype=torch.float64)
+        self._largest, self._rows, self._keys = torch.zeros(count), 0, _Keys()
+
+    def add(
+        self,
+        strengths: Float[Tensor, "row slot"],
+        example: Int[Tensor, "row"],
+        position: Int[Tensor, "row"],
+        ids: Sequence[str],
+    ) -> None:
+        """Look at the strengths of some rows, whose places are given; all on the CPU."""
+        self._rows += len(strengths)
+        at, slot = strengths.nonzero(as_tuple=True)
+        new = Firings(slot, strengths[at, slot], example[at], position[at])
+        self._fired += torch.bincount(slot, minlength=len(self._latents))
+        self._sum += torch.zeros_like(self._sum).index_add_(0, slot, new.strength.double())
+        if len(strengths):
+            self._largest = torch.maximum(self._largest, strengths.amax(0))
+        self._best.add(new)
+        self._drawn.add(new, self._keys.of(ids), self._index)
+
+    def examples(self, site: str, ids: Sequence[str]) -> FeatureExamples:
+        """What was kept."""
+        return FeatureExamples(
+            site,
+            self._latents,
+            self._fired,
+            self._largest,
+            (self._sum / self._fired).float(),
+            self._rows,
+            self._best.kept,
+            self._drawn.kept,
+            tuple(ids),
+        )
 
 
 class _Keys:

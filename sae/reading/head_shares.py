@@ -72,25 +72,42 @@ def firing_shares(
     refuse_site(activations, coder, site)
     heads = activations.heads[site] if heads is None else heads
     refuse_heads(coder, heads)
-    device, wide = coder.encoder.device, wide_dtype(coder.encoder.device)
-    sums = torch.zeros(2, coder.latents, heads, dtype=wide, device=device)
-    firings = torch.zeros(coder.latents, dtype=torch.long, device=device)
-    rows = 0
-    encoder = coder.encoder.unflatten(1, (heads, -1))
+    sums = ShareSums(coder, heads)
     for chunk in activations.chunks(0):
         for block in chunk[site].split(max(1, _ELEMENTS // coder.latents)):
-            x = block.to(device, coder.encoder.dtype)
-            rows += len(x)
-            where, latents = coder.encode(x).nonzero(as_tuple=True)
-            firings += torch.bincount(latents, minlength=coder.latents)
-            step = max(1, _ELEMENTS // coder.width)
-            for row, latent in zip(where.split(step), latents.split(step), strict=True):
-                z = x[row].unflatten(1, (heads, -1))
-                added = (z * encoder[latent]).sum(2).to(wide)
-                sums[0].index_add_(0, latent, added)
-                sums[1].index_add_(0, latent, added.abs())
-    means = (sums / firings[:, None].where(firings[:, None] > 0, torch.nan)).cpu()
-    return FiringShares(means[0], means[1], firings.cpu(), rows)
+            x = block.to(coder.encoder.device, coder.encoder.dtype)
+            sums.add(x, coder.encode(x))
+    return sums.shares()
+
+
+class ShareSums:
+    """Looks at rows with their strengths, block by block, and sums what `FiringShares` has."""
+
+    def __init__(self, coder: Coder, heads: int) -> None:
+        refuse_heads(coder, heads)
+        device = coder.encoder.device
+        self._sums = torch.zeros(2, coder.latents, heads, dtype=wide_dtype(device), device=device)
+        self._firings = torch.zeros(coder.latents, dtype=torch.long, device=device)
+        self._encoder = coder.encoder.detach().unflatten(1, (heads, -1))
+        self._step, self._rows = max(1, _ELEMENTS // coder.width), 0
+
+    def add(self, x: Float[Tensor, "row width"], strengths: Float[Tensor, "row latent"]) -> None:
+        """Take some rows, in the coder's dtype and on its device, with their strengths."""
+        self._rows += len(x)
+        heads = self._encoder.shape[1]
+        where, latents = strengths.nonzero(as_tuple=True)
+        self._firings += torch.bincount(latents, minlength=len(self._firings))
+        for row, latent in zip(where.split(self._step), latents.split(self._step), strict=True):
+            z = x[row].unflatten(1, (heads, -1))
+            added = (z * self._encoder[latent]).sum(2).to(self._sums.dtype)
+            self._sums[0].index_add_(0, latent, added)
+            self._sums[1].index_add_(0, latent, added.abs())
+
+    def shares(self) -> FiringShares:
+        """What was summed."""
+        firings = self._firings[:, None]
+        means = (self._sums / firings.where(firings > 0, torch.nan)).cpu()
+        return FiringShares(means[0], means[1], self._firings.cpu(), self._rows)
 
 
 def top_features(

@@ -125,7 +125,7 @@ def firing_views(
     for chunk in activations.placed_chunks(0):
         if not left:
             break
-        here = _flat_places(chunk, site, left)
+        here = flat_places(chunk, site, left)
         if not here:
             continue
         if chunk.batch is None:
@@ -137,7 +137,7 @@ def firing_views(
         mine = [one for one in wanted if (one.index, one.position) in here]
         latents: dict[int, list[int]] = {}
         for one in mine:
-            _refuse_other(one, activations)
+            refuse_other(one, activations)
             known = latents.setdefault(here[one.index, one.position], [])
             if one.latent not in known:
                 known.append(one.latent)
@@ -154,7 +154,7 @@ def firing_views(
     return [views[one] for one in wanted]
 
 
-def _flat_places(
+def flat_places(
     chunk: PlacedChunk, site: str, wanted: set[tuple[int, int]]
 ) -> dict[tuple[int, int], int]:
     """Flat position in the batch's token map of each wanted (example, position) of a chunk."""
@@ -180,7 +180,7 @@ def _view(firing: Firing, direct: DirectAttribution, batch: Batch, reach: int) -
     return FiringView(firing, window, source, float(direct.by_source[best]), direct, example)
 
 
-def _refuse_other(firing: Firing, activations: PlacedActivations) -> None:
+def refuse_other(firing: Firing, activations: PlacedActivations) -> None:
     ids = activations.ids
     if firing.index >= len(ids) or ids[firing.index] != firing.example:
         raise ValueError(
