@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headscope.batching import batches
+from headscope.kept_examples import KEPT
 from headscope.plan import Options
 from headscope.scorer import tell_progress
 
@@ -142,6 +143,8 @@ def _tables(
     frames: dict[str, Any] = {}
     for study in studies:
         tell_progress(study, progress)
+        if hasattr(study, "kept"):
+            study.kept = tuple(e.id for e in examples[:KEPT])  # pyright: ignore[reportAttributeAccessIssue]
         frames.update(study.finish(scorer.subject, data, tally))
     return frames
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,7 @@ def word_divergence(subject: Subject, batch: Batch, ids: Tensor) -> list[WordDiv
         InputError: the batch or the model has no image that can be taken away.
     """
     from analysis.vision.head_divergence import answer_reads, head_divergence, t_vhd
+    from analysis.vision.spaced_words import spaced_words
     from analysis.vision.words import token_spans
     from probes.written_text import continued
 
@@ -48,15 +48,12 @@ def word_divergence(subject: Subject, batch: Batch, ids: Tensor) -> list[WordDiv
     values = t_vhd(head_divergence(subject, whole, reads)).tolist()
     read = whole.tensors["input_ids"][reads.example, reads.position].tolist()
     text, spans = token_spans(subject.tokenizer, read)
-    lead = len(text) - len(text.lstrip())
-    found = []
-    for word in re.finditer(r"\S+", text):
-        mine = [
-            value
-            for value, (start, end) in zip(values, spans, strict=True)
-            if max(start, word.start()) < min(end, word.end())
-        ]
-        if mine:
-            place = word.start() - lead, word.end() - lead
-            found.append(WordDivergence(word[0], *place, sum(mine) / len(mine)))
-    return found
+    return [
+        WordDivergence(
+            word.text,
+            word.start,
+            word.end,
+            sum(values[token] for token in word.tokens) / len(word.tokens),
+        )
+        for word in spaced_words(text, spans)
+    ]

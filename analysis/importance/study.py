@@ -116,6 +116,8 @@ class Study(Protocol):
     - a method ``save(folder)``: files of its section that are no tables;
     - an attribute ``section``, the section of a run that its tables go to, ``importance`` without
       it;
+    - an attribute ``kept``, set before `finish` to the ids of the examples that the run keeps, for
+      a study that keeps more of these than of others;
     - an attribute ``progress`` (`analysis.progress.Progress`), which whoever runs the study sets
       before `begin` and before `finish`. What these two do besides looking at a batch or two should
       be a stage of it: ``for batch in self.progress.over("means", data)():``.

@@ -126,6 +126,16 @@ def t_vhd(found: dict[Site, Diverged], k: int | None = None) -> Tensor:
     return token_divergence([layer.vhd for layer in found.values()], k)
 
 
+def t_vhd_by_k(found: dict[Site, Diverged]) -> dict[int, Tensor]:
+    """T-VHD by the heads per layer that it counts, 1, 2, 4, ...: for a slider over ``k``."""
+    most = max((layer.vhd.shape[1] for layer in found.values()), default=0)
+    by_k, k = {}, 1
+    while k <= most:
+        by_k[k] = t_vhd(found, k)
+        k *= 2
+    return by_k
+
+
 def _run(
     subject: Subject,
     batch: Batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,7 +20,10 @@ from analysis.vision.head_divergence import (
     answer_reads,
     head_divergence,
     t_vhd,
+    t_vhd_by_k,
 )
+from analysis.vision.kept_words import WORDS, WordKeeper
+from analysis.vision.read_sums import summed
 from analysis.vision.token_table import T_VHD, comparison
 from analysis.vision.words import HALLUCINATED, OTHER, TRUE, Word, words
 from probes.heads import Site
@@ -29,6 +32,8 @@ from probes.inputs import InputError
 from probes.written_text import continued
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from analysis.importance.study import StudyOptions
@@ -69,6 +74,8 @@ class Vhd:
         k: heads per layer in T-VHD; None for a quarter of them.
         max_new_tokens: most tokens of an own answer.
         vocabulary: the objects that are looked for; by default all that the data names.
+        kept: examples of whose words VHD of every head is kept, see `KeptWords`; whoever runs the
+            study may set it before `finish`.
     """
 
     how: How = "delete"
@@ -77,11 +84,13 @@ class Vhd:
     max_new_tokens: int = MAX_NEW_TOKENS
     seed: int = 0
     vocabulary: Vocabulary | None = None
+    kept: tuple[str, ...] = ()
     name: str = "vhd"
     section: str = "vision"
     progress: Progress = field(default_factory=Progress, repr=False)
     _own: bool = field(default=False, repr=False)
     _tokens: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    _words: WordKeeper | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -119,7 +128,7 @@ class Vhd:
         Raises:
             ReadingError: an example has no image or no answer, or the model needs its image.
         """
-        reads, said, found = self._look(subject, batch)
+        _, reads, said, found = self._look(subject, batch)
         groups = self._groups(batch, reads, said)
         columns: list[Column] = []
         sums: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -134,32 +143,51 @@ class Vhd:
                     columns += [
                         Column(site.tower, site.layer, h, measure, variant, unit) for h in heads
                     ]
-                    sums.append(_summed(values, reads.example, chosen, batch.size))
+                    sums.append(summed(values, reads.example, chosen, batch.size))
         ids = tuple(example.id for example in batch.examples)
         value, count, null, null_count = (torch.cat(p, 1) for p in zip(*sums, strict=True))
         return BatchScores(tuple(columns), value, count, null, null_count, examples=ids)
 
     def finish(self, subject: Subject, data: Data, tally: Tally) -> Mapping[str, pd.DataFrame]:
-        """``tokens``: T-VHD of every token; ``token_groups``: `comparison` of object words.
+        """``tokens``: T-VHD of every token; ``token_groups``: `comparison` of object words;
+        ``words``: those of the kept examples.
 
         Examples that another process scored before an interruption are looked at again.
         """
         import pandas as pd
 
         rows = []
+        keeper = self._words = WordKeeper(subject.towers[TOWER].layers)
         for batch in self.progress.over("tokens", data)():
             if any(example.id not in self._tokens for example in batch.examples):
                 self._look(subject, batch)
             rows += [row for example in batch.examples for row in self._tokens[example.id]]
+            self._keep_words(subject, batch, keeper)
         tokens = pd.DataFrame(rows)
+        tables = {"tokens": tokens, **({WORDS: keeper.frame(self.kept)} if self.kept else {})}
         if self.vocabulary is None or tokens.empty:
-            return {"tokens": tokens}
-        return {"tokens": tokens, "token_groups": comparison(tokens, seed=tally.seed)}
+            return tables
+        return {**tables, "token_groups": comparison(tokens, seed=tally.seed)}
+
+    def save(self, folder: Path) -> None:
+        """VHD of every head at the kept words."""
+        if self._words is not None:
+            self._words.save(folder, self.kept)
+
+    def _keep_words(self, subject: Subject, batch: Batch, keeper: WordKeeper) -> None:
+        """Those of the kept examples, which are read once more: all VHD would be too much."""
+        mine = [example for example in batch.examples if example.id in self.kept]
+        if mine:
+            scored = subject.prepare(examples=mine)
+            read, reads, said, found = self._look(subject, scored)
+            total = t_vhd(found, self.k)
+            keeper.keep(subject.tokenizer, scored, read, reads, said, found, total)
 
     def _look(
         self, subject: Subject, batch: Batch
-    ) -> tuple[Reads, list[Word], dict[Site, Diverged]]:
-        """The tokens of the answers, what they are, and what each layer's heads do there."""
+    ) -> tuple[Batch, Reads, list[Word], dict[Site, Diverged]]:
+        """The batch with the answers, their tokens, what these are, and what each layer's heads
+        do there."""
         try:
             whole = self._answered(subject, batch)
             reads = answer_reads(whole)
@@ -168,7 +196,7 @@ class Vhd:
             raise ReadingError(str(error), error.example_id) from error
         said: list[Word] = []
         total = t_vhd(found, self.k)
-        by_k = {k: t_vhd(found, k) for k in _doubling(found)}
+        by_k = t_vhd_by_k(found)
         ids = whole.tensors["input_ids"].cpu()[reads.example, reads.position]
         for row, example in enumerate(whole.examples):
             mine = (reads.example == row).nonzero()[:, 0]
@@ -190,7 +218,7 @@ class Vhd:
                 }
                 for number, (word, read) in enumerate(zip(its, mine.tolist(), strict=True))
             ]
-        return reads, said, found
+        return whole, reads, said, found
 
     def _answered(self, subject: Subject, batch: Batch) -> Batch:
         """The batch with the answers that are to be read.
@@ -222,41 +250,6 @@ class Vhd:
             for name in (TRUE, HALLUCINATED, OTHER):
                 groups[name] = torch.tensor([w.group == name for w in said], dtype=torch.bool)
         return {**groups, FIRST: first}
-
-
-def _summed(
-    values: Tensor, example: Tensor, chosen: Tensor, examples: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums and counts of the chosen reads by example, and of the mean of the layer's other heads.
-
-    ``values [read head]``; NaN counts for nothing.
-    """
-    known = torch.isfinite(values)
-    filled = values.nan_to_num(0.0)
-    others = known.sum(1, keepdim=True) - known.long()
-    rest = (filled.sum(1, keepdim=True) - filled) / others.clamp_min(1)
-    owner = example[chosen]
-
-    def by_example(block: Tensor) -> Tensor:
-        total = torch.zeros(examples, values.shape[1], dtype=torch.float64)
-        return total.index_add(0, owner, block[chosen].double())
-
-    compared = known & (others > 0)
-    return (
-        by_example(filled),
-        by_example(known),
-        by_example(rest.masked_fill(~compared, 0.0)),
-        by_example(compared),
-    )
-
-
-def _doubling(found: Mapping[Site, Diverged]) -> Iterator[int]:
-    """1, 2, 4, ... up to the heads of a layer: for a slider over ``k``."""
-    most = max((layer.vhd.shape[1] for layer in found.values()), default=0)
-    k = 1
-    while k <= most:
-        yield k
-        k *= 2
 
 
 def make(options: StudyOptions) -> Vhd:

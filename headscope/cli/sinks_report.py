@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from analysis.precision import plain
+from analysis.sinks.said import TOKEN_COLUMNS, sink_lines, sink_sentences
 from headscope.cli.screen import print_lines, print_table, wrapped
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from analysis.run_folder import Run
 
 SECTION, TABLE = "vision", "massive"
-_OFTEN = 0.5
-"""Places that are a sink in at least this share of the examples are shown."""
-_TOKENS, _HEADS = 8, 24
-_PLACE = ["tower", "kind", "position", "role", "token", "row", "column"]
+_TOKENS = 8
+_NAMES = ("sink_dimensions", "sink_tokens", "massive", "massive_entries", "patch_norms")
+_WORDS = 2
+"""Columns of words; those after them are numbers."""
 
 
 def print_sinks(run: Run) -> None:
@@ -24,58 +24,19 @@ def print_sinks(run: Run) -> None:
     section = run.sections.get(SECTION)
     if section is None or not section.finished or TABLE not in section.tables:
         return
-    tables = {name: section.table(name) for name in section.tables}
-    lines = [_dimensions(tables["sink_dimensions"])] if "sink_dimensions" in tables else []
+    tables = {name: section.table(name) for name in _NAMES if name in section.tables}
     if "sink_tokens" in tables:
         _print_tokens(tables["sink_tokens"])
-        lines += _heads(run.heads.frame)
-    lines += _largest(tables["massive"])
-    if "patch_norms" in tables:
-        lines += _artefacts(tables["patch_norms"])
-    names = [name for name in _NAMES if name in tables]
-    print_lines("", *wrapped([*lines, f"More in {section.path}: {', '.join(names)}."]))
-
-
-_NAMES = ("sink_dimensions", "sink_tokens", "massive", "massive_entries", "patch_norms")
-
-
-def _dimensions(ranking: pd.DataFrame) -> str:
-    chosen = sorted(ranking.loc[ranking["chosen"], "dimension"])
-    tower, width = ranking["tower"].iloc[0], ranking["width"].iloc[0]
-    if not chosen:
-        said = f"No dimension of {tower} is massive at a sink."
-    else:
-        named = ", ".join(str(dimension) for dimension in chosen)
-        said = f"Sinks of {tower} are massive in dimensions {named} of {width}."
-    backbone = ranking["backbone"].iloc[0]
-    if not backbone:
-        return said
-    listed = sorted(ranking.loc[ranking["published"], "dimension"])
-    same = "as published for" if chosen == listed else "not those published for"
-    return f"{said} They are {same} {backbone}."
+    lines = sink_sentences(tables, run.heads.frame)
+    print_lines("", *wrapped([*lines, f"More in {section.path}: {', '.join(tables)}."]))
 
 
 def _print_tokens(tokens: pd.DataFrame) -> None:
-    often = tokens[tokens["share"] >= _OFTEN]
-    rows = []
-    for place, lines in often.groupby(_PLACE, sort=False):
-        most = lines.loc[lines["received"].fillna(-1).idxmax()]
-        read = most["received"] == most["received"]
-        rows.append(
-            [
-                _named(dict(zip(_PLACE, place, strict=True))),
-                str(most["kind"]),
-                _span(lines["layer"].tolist()),
-                f"{100 * lines['share'].mean():.0f} %",
-                _range(lines["score"]),
-                f"{plain(most['received'])} in layer {most['layer']}" if read else "–",
-                plain(most["received_null"]) if read else "–",
-            ]
-        )
+    rows = sink_lines(tokens)
     if not rows:
         return
     print_lines("")
-    columns = ["sink", "kind", ">layers", ">examples", ">phi or norm", ">weight received", ">null"]
+    columns = [*TOKEN_COLUMNS[:_WORDS], *(f">{name}" for name in TOKEN_COLUMNS[_WORDS:])]
     title = "Tokens that draw attention for nothing"
     print_table(title, columns, rows[:_TOKENS], wraps=False)
     if len(rows) > _TOKENS:
@@ -90,67 +51,3 @@ def _print_tokens(tokens: pd.DataFrame) -> None:
             ]
         )
     )
-
-
-def _heads(frame: pd.DataFrame) -> list[str]:
-    said = []
-    mass = frame[frame["measure"] == "sink_mass"]
-    for (tower, kind), lines in mass.groupby(["tower", "variant"], sort=False):
-        sinks = "artefact patches" if kind == "artefact" else f"{kind} sinks"
-        above = lines[lines["ci_low"] > lines["null_high"]].sort_values("value", ascending=False)
-        if above.empty:
-            said.append(f"No head of {tower} gives {sinks} more than uniform attention would.")
-            continue
-        names = [f"L{line.layer}H{line.head}" for line in above.itertuples()]
-        shown = " ".join(names[:_HEADS]) + (" ..." if len(names) > _HEADS else "")
-        said.append(
-            f"{len(above)} of {len(lines)} heads of {tower} "
-            f"{'gives' if len(above) == 1 else 'give'} {sinks} more than uniform "
-            f"attention would ({_range(above['value'])} of a query's weight): {shown}"
-        )
-    return said
-
-
-def _largest(massive: pd.DataFrame) -> list[str]:
-    said = []
-    for tower, lines in massive.groupby("tower", sort=False):
-        line = lines.loc[lines["ratio"].idxmax()]
-        said.append(
-            f"Largest |x| of {tower}: {_range(lines['ratio'])} times the median (normal noise: "
-            f"{plain(lines['ratio_null'].median())}), most in layer {line['layer']}: dimension "
-            f"{line['dimension']} at {_named(line)} ({plain(line['largest'])})."
-        )
-    return said
-
-
-def _artefacts(norms: pd.DataFrame) -> list[str]:
-    said = []
-    for tower, lines in norms[norms["role"] == "image"].groupby("tower", sort=False):
-        line = lines.iloc[-1]
-        said.append(
-            f"Patches of {tower} above median + 6 MAD in layer {line['layer']}: "
-            f"{100 * line['artefacts']:.2g} % "
-            f"(normal noise: {100 * line['artefacts_null']:.1g} %), "
-            f"bimodality {plain(line['bimodality'])} (normal: {plain(line['bimodality_null'])})."
-        )
-    return said
-
-
-def _named(place: Any) -> str:
-    """``<bos>, position 0``; ``patch row 0, column 5``."""
-    if place["row"] >= 0:
-        return f"patch row {place['row']}, column {place['column']}"
-    if place["position"] < 0:
-        return "an unknown position"
-    return f"{place['token'] or place['role'] or 'token'}, position {place['position']}"
-
-
-def _range(values: Any) -> str:
-    low, high = plain(float(min(values))), plain(float(max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
-def _span(layers: list[int]) -> str:
-    if layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 1:
-        return f"{layers[0]} to {layers[-1]}"
-    return ", ".join(str(layer) for layer in layers)

@@ -80,6 +80,7 @@ class ChairTask:
                     "ended": answer.ended,
                     "mentioned": [mention.kind for mention in judged.mentions],
                     "hallucinated": [mention.kind for mention in judged.hallucinated],
+                    "hallucinated_at": [[m.start, m.end] for m in judged.hallucinated],
                     "there": sorted(judged.there),
                     "log_probability": answer.log_probability,
                 }

@@ -182,15 +182,15 @@ def test_synonyms_count_and_an_empty_answer_counts_for_nothing():
 
 def test_one_head_per_layer_has_no_other_to_be_compared_with():
     torch.manual_seed(3)
-    from analysis.vision.vhd import _summed
+    from analysis.vision.read_sums import summed
 
-    value, count, null, null_count = _summed(
+    value, count, null, null_count = summed(
         torch.tensor([[2.0], [3.0]]), torch.tensor([0, 1]), torch.tensor([True, True]), 2
     )
     assert value[:, 0].tolist() == [2.0, 3.0] and count.sum() == 2
     assert not null.any() and not null_count.any()
     holes = torch.tensor([[1.0, float("nan"), 5.0]])
-    value, count, null, null_count = _summed(holes, torch.tensor([0]), torch.tensor([True]), 1)
+    value, count, null, null_count = summed(holes, torch.tensor([0]), torch.tensor([True]), 1)
     assert (value.tolist(), count.tolist()) == ([[1.0, 0.0, 5.0]], [[1.0, 0.0, 1.0]])
     assert (null.tolist(), null_count.tolist()) == ([[5.0, 0.0, 1.0]], [[1.0, 0.0, 1.0]])
 
