@@ -1,6 +1,6 @@
 # `make` alone prints the list of targets; each says what it does after its `##`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data app
+.PHONY: help setup demo test check bench data app screenshots
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ WORKERS ?= auto
 MEASURE := capture
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## an environment in .venv with everything that is needed, versions pinned
 
@@ -34,6 +34,9 @@ data: $(INSTALLED) ## remake the bundled models and input sets by their recipes 
 
 app: $(INSTALLED) ## the dashboard over the runs in runs/
 	$(BIN)/headscope app
+
+screenshots: $(INSTALLED) ## pictures of every page of the app for docs/screenshots (needs Chromium; minutes)
+	$(BIN)/python docs/screenshots/make.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "headscope needs Python 3.11 or newer, got %d.%d. Name one with: make PYTHON=python3.11 setup" % sys.version_info[:2])'

@@ -92,8 +92,7 @@ def _downloads(
         return figure.to_html(include_plotlyjs=True, full_html=True)
 
     def numbers() -> str:
-        found = table() if callable(table) else table
-        assert found is not None
+        found: Any = table() if callable(table) else table
         return found.to_csv(index=False)
 
     with st.container(horizontal=True, key=f"downloads-{name}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,18 @@ from numpy.typing import NDArray
 
 from analysis.head_table import HeadTable
 from analysis.precision import plain
-from dashboard.atlas_figures import head_mix, pattern_map, prototypes
+from dashboard.atlas_figures import head_mix, prototypes
+from dashboard.compare_figures import comparison_maps, rank_agreement
+from dashboard.effect_figures import (
+    effect_by_example,
+    effects_by_class,
+    ranked_effects,
+    whole_layers,
+)
+from dashboard.estimate_figures import agreement_of_estimates, estimate_against_exact
+from dashboard.evaluation_figures import edit_effects
 from dashboard.feature_heads import feature_heads
+from dashboard.feature_words import feature_words
 from dashboard.figure_look import figure_look
 from dashboard.firing_on_picture import feature_on_picture
 from dashboard.firing_on_text import feature_on_text
@@ -23,14 +34,31 @@ from dashboard.head_map import (
     legend,
     panel,
 )
+from dashboard.head_strips import head_strips
+from dashboard.massive_figures import massive_by_layer, massive_dimensions, sink_dimensions
+from dashboard.patches_of_word import patches_of_word
+from dashboard.pattern_map import pattern_map
+from dashboard.pattern_matrix import pattern_matrix
 from dashboard.profile_figures import layer_trend, profile, profile_by_layer
+from dashboard.set_figures import joint_sets, pruning_curve
+from dashboard.sink_figures import sinks_by_layer
+from dashboard.sink_heads import rate_by_threshold, var_choice
+from dashboard.sinks_shown import sinks_on_picture, sinks_on_text
+from dashboard.t_vhd_figures import t_vhd_by_group, t_vhd_compared
+from dashboard.vision_figures import dominance_by_layer, modality_flow_by_layer, word_map
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "feature_heads", "feature_on_picture", "feature_on_text", "head_mix", "heatmap", "layer_trend",
-    "pattern_map", "profile", "profile_by_layer", "prototypes", "small_multiples",
+    "agreement_of_estimates", "comparison_maps", "dominance_by_layer", "edit_effects",
+    "effect_by_example", "effects_by_class", "estimate_against_exact", "feature_heads",
+    "feature_on_picture", "feature_on_text", "feature_words", "head_mix", "head_strips", "heatmap",
+    "joint_sets", "layer_trend", "massive_by_layer", "massive_dimensions", "modality_flow_by_layer",
+    "patches_of_word", "pattern_map", "pattern_matrix", "profile", "profile_by_layer", "prototypes",
+    "pruning_curve", "rank_agreement", "ranked_effects", "rate_by_threshold", "sink_dimensions",
+    "sinks_by_layer", "sinks_on_picture", "sinks_on_text", "small_multiples", "t_vhd_by_group",
+    "t_vhd_compared", "var_choice", "whole_layers", "word_map",
 ]  # fmt: skip
 
 
@@ -64,13 +92,18 @@ def heatmap(
     figure.update_xaxes(head_axis(grid.shape[1]))
     figure.update_yaxes(layer_axis(grid.shape[0]))
     cell = _cell_pixels(grid.shape)
+    title = f"{_named(measure, variant)} · {escape(tower)}"
+    subtitle = _subtitle(lines["n"].to_numpy(), inputs, grid)
+    look = figure_look()
+    width = max(grid.shape[1] * cell + 210, 380)
+    # Room for the title, at the right of map and legend; they stay where they are.
+    missing = max(9 * len(title), 7 * len(subtitle)) + look["margin"]["l"] + 8 - width
+    if missing > 0:
+        look["margin"] |= {"r": look["margin"]["r"] + missing}
     figure.update_layout(
-        figure_look(),
-        title={
-            "text": f"{_named(measure, variant)} · {tower}",
-            "subtitle": {"text": _subtitle(lines["n"].to_numpy(), inputs, grid)},
-        },
-        width=max(grid.shape[1] * cell + 210, 380),
+        look,
+        title={"text": title, "subtitle": {"text": subtitle}},
+        width=width + max(missing, 0),
         height=max(grid.shape[0] * cell + 170, 260),
     )
     return figure
@@ -117,7 +150,7 @@ def small_multiples(
         unit = heads.unit(measure, variant)
         scale = Scale.of(unit, grid)
         counts.append(heads.lines(measure, place, variant, inputs)["n"].to_numpy())
-        traces = panel(heads, measure, place, variant, inputs, scale)
+        traces = panel(heads, measure, place, variant, inputs, scale, brief=True)
         for trace in traces:
             figure.add_trace(trace, row + 1, column + 1)
         area = figure.get_subplot(row + 1, column + 1)
@@ -142,7 +175,8 @@ def small_multiples(
     figure.update_annotations(font_size=13)
     figure.update_layout(
         figure_look(),
-        title_text=title or f"{chosen[0][2]} · {_counted(np.concatenate(counts), chosen[0][3])}",
+        title_text=title
+        or f"{escape(chosen[0][2])} · {_counted(np.concatenate(counts), chosen[0][3])}",
         width=max(columns * (shape[1] * cell + 130), 380),
         height=max(rows * (shape[0] * cell + 110), 220) + 44,
     )
@@ -150,8 +184,8 @@ def small_multiples(
 
 
 def _named(measure: str, variant: str) -> str:
-    words = measure.replace("_", " ")
-    return f"{words} ({variant})" if variant else words
+    words = escape(measure.replace("_", " "))
+    return f"{words} ({escape(variant)})" if variant else words
 
 
 def _subtitle(n: NDArray[Any], inputs: str, grid: Grid) -> str:
@@ -167,7 +201,7 @@ def _subtitle(n: NDArray[Any], inputs: str, grid: Grid) -> str:
 def _counted(n: NDArray[Any], inputs: str) -> str:
     low, high = int(n.min()), int(n.max())
     counts = f"n = {high}" if low == high else f"n = {low} to {high}"
-    return counts + (f" · {inputs}" if inputs else "")
+    return counts + (f" · {escape(inputs)}" if inputs else "")
 
 
 def _cell_pixels(shape: tuple[int, ...]) -> int:

@@ -159,7 +159,7 @@ def _drawn(picture: Image, grey: bool) -> Image:
 
     shade = picture
     if grey:
-        shade = picture.convert("L").point([round(_DARKEST + _RANGE * v) for v in range(256)])
+        shade = in_grey(picture)
     longest = max(shade.size)
     if longest < _SIDE:
         times = -(-_SIDE // longest)
@@ -168,6 +168,11 @@ def _drawn(picture: Image, grey: bool) -> Image:
     shade = shade.copy()
     shade.thumbnail((_MOST, _MOST))
     return shade
+
+
+def in_grey(picture: Image) -> Image:
+    """Without colours and lighter, so that a tint is seen on dark parts too."""
+    return picture.convert("L").point([round(_DARKEST + _RANGE * v) for v in range(256)])
 
 
 def _sum_of(values: Any, tiles: Sequence[Tile], images: int, image: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.precision import plain
 from dashboard.figure_look import ACCENT, FAINT, INK, PAPER, figure_look
 from dashboard.firing_words import SIGNED_TINT, brought, heading, shown, tint_legend
+from dashboard.text_lines import LETTER_PIXELS, LETTERS, MONO, laid_out, letters_of
 from probes.tokens.map import ROLES
 
 if TYPE_CHECKING:
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
     from sae.reading.windows import FiringView
 
-_MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-_LETTER, _LINE = 7.8, 46
-"""Pixels of a letter and of a line of text with the numbers under it."""
-_LETTERS = 100
+_LINE = 46
+"""Pixels of a line of text with the numbers under it."""
 _FEWEST_LINES = 2
 """The colour bar needs as much room."""
-_GAP = 0.5
 _WHOLE = 160
 """Texts of no more positions are shown whole."""
 _STRONGEST = 6
@@ -75,10 +72,10 @@ def feature_on_text(view: FiringView, *, head: int | None = None, reach: int = 1
     top = max(abs(piece.value) for piece in pieces) or 1.0
     numbers = [plain(p.value, 2) if abs(p.value) >= _WORTH_SAYING * top else "" for p in pieces]
     widths = [
-        max(_letters(piece.text), len(number) * 0.85, 1) + 1
+        max(letters_of(piece.text), len(number) * 0.85, 1) + 1
         for piece, number in zip(pieces, numbers, strict=True)
     ]
-    left, line = _laid_out(widths)
+    left, line = laid_out(widths)
     figure = go.Figure([_boxes(pieces, left, widths, line, top)])
     figure.add_trace(
         go.Scatter(
@@ -98,12 +95,12 @@ def feature_on_text(view: FiringView, *, head: int | None = None, reach: int = 1
         figure_look(PAPER),
         title=heading(view, head, f"framed: where it fires · all boxes together {plain(total)}"),
         margin=margin,
-        width=round(_LETTERS * _LETTER) + margin["l"] + margin["r"],
+        width=round(LETTERS * LETTER_PIXELS) + margin["l"] + margin["r"],
         height=lines * _LINE + margin["t"] + margin["b"],
         barmode="overlay",
         showlegend=False,
     )
-    figure.update_xaxes(visible=False, range=[0, _LETTERS])
+    figure.update_xaxes(visible=False, range=[0, LETTERS])
     figure.update_yaxes(visible=False, range=[lines - 0.45, -0.55])
     return figure
 
@@ -138,7 +135,7 @@ def _boxes(
         insidetextanchor="middle",
         textangle=0,
         constraintext="none",
-        insidetextfont={"family": _MONO, "size": 13, "color": INK},
+        insidetextfont={"family": MONO, "size": 13, "color": INK},
         customdata=[piece.hover for piece in pieces],
         hovertemplate="%{customdata}<extra></extra>",
         cliponaxis=False,
@@ -202,22 +199,3 @@ def _runs(places: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[str, li
         if number + 1 == len(places) or kinds[number + 1] != kind:
             yield kind, run
             run = []
-
-
-def _laid_out(widths: Sequence[float]) -> tuple[list[float], list[int]]:
-    """Left edge and line of each box."""
-    left: list[float] = []
-    line: list[int] = []
-    at, number = 0.0, 0
-    for width in widths:
-        if at and at + width > _LETTERS:
-            at, number = 0.0, number + 1
-        left.append(at)
-        line.append(number)
-        at += width + _GAP
-    return left, line
-
-
-def _letters(text: str) -> int:
-    """Columns that a text takes in a font of equal widths."""
-    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text[:40])

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analysis.run_files import RunError
 from analysis.run_folder import Run
 from dashboard.empty import tell
+from dashboard.guarded import guarded
 from dashboard.look import apply_look
 from dashboard.opened_runs import opened, shelf_of
 from dashboard.page import Page, all_pages
 from dashboard.shelf import RUN, Item, Shelf
 from dashboard.view import View
-
-_log = logging.getLogger("headscope.dashboard")
 
 
 def main(places: Sequence[str]) -> None:
@@ -62,23 +61,11 @@ def draw_page(page: Page, places: tuple[str, ...], pages: Mapping[str, st.Page])
             return
         if not run.finished:
             _unfinished(run)
-    try:
+    with guarded(f"run {item.name!r}" if item else "this page"):
         page.show(View(shelf, item, run, controls, pages))
-    except RunError as error:
-        tell(str(error))
-    except Exception as error:
-        if type(error).__module__.startswith("streamlit"):
-            raise  # its own signals: rerun, stop, switch
-        # Whatever it is, the reader of a damaged run gets a sentence; the log has the rest.
-        _log.exception("Page %s of %s", page.name, item.path if item else "no run")
-        what = f"run {item.name!r}" if item else "this page"
-        tell(
-            f"Something in {what} cannot be shown ({type(error).__name__}: {error}). The server's "
-            "log tells more; other pages may work."
-        )
 
 
-def _chosen(shelf: Shelf, controls: st.delta_generator.DeltaGenerator) -> Item | None:
+def _chosen(shelf: Shelf, controls: DeltaGenerator) -> Item | None:
     runs = shelf.of(RUN)
     if not runs:
         return None
@@ -86,9 +73,13 @@ def _chosen(shelf: Shelf, controls: st.delta_generator.DeltaGenerator) -> Item |
     asked = st.query_params.get("run")
     if asked and asked not in by_name:
         tell(f"There is no run {asked!r} here; the newest one is shown.")
+    # Without a default the address names the run always: a copied one opens this run, not the
+    # newest of its day.
+    if asked not in by_name and st.session_state.get("run") not in by_name:
+        st.session_state["run"] = runs[0].name
     with controls:
-        name = st.selectbox("run", list(by_name), key="run", bind="query-params")
-    return by_name[name]
+        name = st.selectbox("run", list(by_name), index=None, key="run", bind="query-params")
+    return by_name[name or runs[0].name]
 
 
 def _nothing(places: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -52,9 +54,20 @@ class Scale:
 
 
 def panel(
-    heads: HeadTable, measure: str, tower: str, variant: str, inputs: str, scale: Scale
+    heads: HeadTable,
+    measure: str,
+    tower: str,
+    variant: str,
+    inputs: str,
+    scale: Scale,
+    brief: bool = False,
 ) -> list[Any]:
-    """The traces of one map, the coloured cells first."""
+    """The traces of one map, the coloured cells first.
+
+    Args:
+        brief: hovering says the numbers as the browser rounds them, not to the precision of the
+            interval; a sixth of the size, for many panels.
+    """
     import plotly.graph_objects as go
 
     grid = heads.grid(measure, tower, variant, inputs)
@@ -67,25 +80,46 @@ def panel(
         zmax=scale.high,
         xgap=1,
         ygap=1,
-        customdata=_hover_texts(heads, measure, tower, variant, inputs),
-        hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=False,
+        **(
+            _brief_hover(heads, measure, tower, variant, inputs)
+            if brief
+            else {
+                "customdata": hover_texts(heads, measure, tower, variant, inputs),
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
+        ),
     )
-    return [cells, *_hatching(np.isnan(grid), tower)]
+    return [cells, *hatching(np.isnan(grid), tower)]
 
 
-def click_targets(shape: tuple[int, int], tower: str, marked: str = "") -> Any:
+def click_targets(
+    shape: tuple[int, ...],
+    tower: str,
+    marked: str | Collection[str] = (),
+    texts: Sequence[Sequence[str]] | None = None,
+    size: int = 18,
+) -> Any:
     """A trace of squares over the cells of a map, so that they can be clicked.
 
     A heat map reports no clicks. `customdata` of each square is its head's name.
 
     Args:
-        marked: a head that gets a frame.
+        marked: a head, or heads, that get a frame.
+        texts: what hovering says, ``[layer][head]``: the squares lie above the map and keep its
+            own hover from showing.
+        size: of a square in pixels, that of a cell.
     """
     import plotly.graph_objects as go
 
     layers, heads = shape
+    thick = 3 if size >= 14 else 2
+    framed = {marked} if isinstance(marked, str) else set(marked)
     names = [f"{tower}.L{layer}H{head}" for layer in range(layers) for head in range(heads)]
+    said = [text for row in texts or [] for text in row]
+    hover: dict[str, Any] = {"hoverinfo": "none"}
+    if said:
+        hover = {"text": said, "hovertemplate": "%{text}<extra></extra>"}
     return go.Scatter(
         x=[head for _ in range(layers) for head in range(heads)],
         y=[layer for layer in range(layers) for _ in range(heads)],
@@ -93,16 +127,18 @@ def click_targets(shape: tuple[int, int], tower: str, marked: str = "") -> Any:
         mode="markers",
         marker={
             "symbol": "square",
-            "size": 18,
+            "size": size,
             "color": "rgba(0,0,0,0)",
-            "line": {"color": ACCENT, "width": [3 if name == marked else 0 for name in names]},
+            "line": {"color": ACCENT, "width": [thick * (name in framed) for name in names]},
         },
-        hoverinfo="none",
+        # Plotly fades what was not clicked; frames are to stay.
+        unselected={"marker": {"opacity": 1}},
         showlegend=False,
+        **hover,
     )
 
 
-def _hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:
+def hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:
     """Diagonal strokes over cells without a value, and their hover; nothing if there are none."""
     import plotly.graph_objects as go
 
@@ -129,36 +165,56 @@ def _hatching(missing: NDArray[np.bool_], tower: str) -> list[Any]:
         y=places[:, 0],
         mode="markers",
         marker={"size": 14, "symbol": "square", "opacity": 0},
-        text=[f"{tower}.L{layer}H{head}<br>not measured" for layer, head in places.tolist()],
+        text=[
+            f"{escape(tower)}.L{layer}H{head}<br>not measured" for layer, head in places.tolist()
+        ],
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
     return [strokes, targets]
 
 
-def _hover_texts(
+def hover_texts(
     heads: HeadTable, measure: str, tower: str, variant: str, inputs: str
 ) -> list[list[str]]:
-    unit = heads.unit(measure, variant)
-    numbers = {
-        name: heads.grid(measure, tower, variant, inputs, name)
-        for name in ("value", "ci_low", "ci_high", "null_low", "null_high", "n")
-    }
-    value = numbers["value"]
+    """What hovering over each cell says, ``[layer][head]``: value, interval, null and n."""
+    unit, place = escape(heads.unit(measure, variant)), escape(tower)
+    shape = heads.grid(measure, tower, variant, inputs).shape
+    found = [[f"<b>{place}.L{y}H{x}</b><br>not measured" for x in range(shape[1])]
+             for y in range(shape[0])]  # fmt: skip
+    lines = heads.lines(measure, tower, variant, inputs)
+    names = ["layer", "head", "value", "ci_low", "ci_high", "null_low", "null_high", "n"]
+    for layer, head, value, low, high, null_low, null_high, n in zip(
+        *(lines[name].tolist() for name in names), strict=True
+    ):
+        if not np.isfinite(value):
+            continue
+        parts = [f"<b>{place}.L{layer}H{head}</b>", f"{rounded(value, low, high)} {unit}"]
+        if np.isfinite(low):
+            parts.append(f"95 % interval {plain(low)} to {plain(high)}")
+        if np.isfinite(null_low):
+            parts.append(f"null {plain(null_low)} to {plain(null_high)}")
+        if np.isfinite(n):
+            parts.append(f"n {int(n)}")
+        found[layer][head] = "<br>".join(parts)
+    return found
 
-    def text(layer: int, head: int) -> str:
-        at = {name: float(grid[layer, head]) for name, grid in numbers.items()}
-        parts = [f"<b>{tower}.L{layer}H{head}</b>"]
-        parts.append(f"{rounded(at['value'], at['ci_low'], at['ci_high'])} {unit}")
-        if np.isfinite(at["ci_low"]):
-            parts.append(f"95 % interval {plain(at['ci_low'])} to {plain(at['ci_high'])}")
-        if np.isfinite(at["null_low"]):
-            parts.append(f"null {plain(at['null_low'])} to {plain(at['null_high'])}")
-        if np.isfinite(at["n"]):
-            parts.append(f"n {int(at['n'])}")
-        return "<br>".join(parts)
 
-    return [[text(layer, head) for head in range(value.shape[1])] for layer in range(len(value))]
+def _brief_hover(
+    heads: HeadTable, measure: str, tower: str, variant: str, inputs: str
+) -> dict[str, Any]:
+    parts = [f"<b>{escape(tower)}.L%{{y}}H%{{x}}</b>"]
+    parts.append(f"%{{z:.3~g}} {escape(heads.unit(measure, variant))}")
+    columns = []
+    for words, names in (("95 % interval", ("ci_low", "ci_high")),
+                         ("null", ("null_low", "null_high"))):  # fmt: skip
+        ends = [heads.grid(measure, tower, variant, inputs, name) for name in names]
+        if np.isfinite(ends[0]).any():
+            low = len(columns)
+            columns += ends
+            parts.append(f"{words} %{{customdata[{low}]:.3~g}} to %{{customdata[{low + 1}]:.3~g}}")
+    hover = {"hovertemplate": "<br>".join(parts) + "<extra></extra>"}
+    return hover | ({"customdata": np.stack(columns, -1).astype(np.float32)} if columns else {})
 
 
 def legend(unit: str) -> dict[str, Any]:

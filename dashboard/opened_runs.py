@@ -54,6 +54,16 @@ def section_table(item: Item, section: str, name: str) -> pd.DataFrame | None:
     return _table(str(file), file.stat().st_mtime)
 
 
+def item_table(item: Item, name: str) -> pd.DataFrame:
+    """A table that lies in the folder of an item itself, such as those of an evaluation.
+
+    Raises:
+        RunError: it is not there or cannot be read.
+    """
+    file = item.path / f"{name}.parquet"
+    return _table(str(file), file.stat().st_mtime if file.exists() else 0.0)
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def _table(file: str, stamp: float) -> pd.DataFrame:
     return read_table(Path(file))

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.head_table import HeadTable
 from analysis.precision import plain, rounded
-from dashboard.figure_look import ACCENT, FAINT, INK, PAPER, figure_look
+from dashboard.figure_look import ACCENT, FAINT, GROUND, INK, PAPER, figure_look
 from dashboard.head_map import Scale
 from probes.heads import Head
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-_GRID = {"gridcolor": "#e9e7e3", "zeroline": False, "tickfont": {"size": 11}}
+_GRID = {"gridcolor": GROUND, "zeroline": False, "tickfont": {"size": 11}}
 _SMALL = {"size": 12}
 
 
@@ -79,7 +79,7 @@ def profile(profiles: pd.DataFrame, head: str | Head, measure: str) -> go.Figure
         title={"text": f"{measure.replace('_', ' ')} · {named}"},
         width=560,
         height=340,
-        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     )
     figure.update_xaxes(title=_axis_title(axis), **_GRID)
     figure.update_yaxes(title=_axis_title(measure.replace("_", " ")), rangemode="tozero", **_GRID)

@@ -21,7 +21,7 @@ def serve(places: Sequence[Path], port: int = 8501, open_browser: bool = True) -
 
     options = settings(port, open_browser)
     bootstrap.load_config_options(options)
-    script = str(Path(__file__).with_name("app.py"))
+    script = str(Path(__file__).parent / "script" / "app.py")
     bootstrap.run(script, False, [str(place) for place in places], options)
 
 

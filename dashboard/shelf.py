@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.run_files import MANIFEST, PLAN, RunError, read_json
 
-RUN, EVALUATION, CODERS = "run", "evaluation", "coders"
+RUN, EVALUATION, CODERS, FEATURES = "run", "evaluation", "coders", "features"
 _CODER = "coder.json"
 _DEEPEST = 2
 
@@ -21,7 +21,7 @@ class Item:
     Attributes:
         name: in the address: its path below the place that was given; of its own for a place that
             is such a folder itself.
-        kind: ``run``, ``evaluation`` or ``coders``.
+        kind: ``run``, ``evaluation``, ``coders`` or ``features``.
         model, data: as it says; empty where it does not.
         problem: why it cannot be read, in a sentence; else empty.
         stamp: changes whenever something was written; part of every cache's key.
@@ -101,6 +101,10 @@ def _item(path: Path, name: str) -> Item:
     if (path / _CODER).is_file() and not (path / PLAN).is_file():
         return Item(name, path, CODERS, "", "", "", True, "", stamp)
     try:
+        if not (path / PLAN).is_file() and read_json(path / MANIFEST).get("kind") == FEATURES:
+            about = read_json(path / MANIFEST)
+            model, data = str(about.get("model", "")), str(about.get("data", ""))
+            return Item(name, path, FEATURES, model, data, "", True, "", stamp)
         plan = read_json(path / PLAN)
     except RunError as error:
         return Item(name, path, RUN, "", "", "", finished, str(error), stamp)

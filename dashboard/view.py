@@ -109,4 +109,23 @@ class View:
         for name in values:
             # Otherwise the session's own value would win over the address.
             st.session_state.pop(name, None)
+        _release([*found, *values])
         st.switch_page(self.pages[page], query_params=found | values)
+
+
+def _release(names: Sequence[str]) -> None:
+    """Let go of parameters that controls of this page are bound to.
+
+    Streamlit 1.67 refuses to go to another page with a value for one of them, although the control
+    goes with its page. To be deleted once `st.switch_page` takes them.
+    """
+    from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+    context = get_script_run_ctx()
+    if context is None:
+        return
+    with context.session_state.query_params() as parameters:
+        for name in names:
+            binding = parameters.get_binding_for_param(name)
+            if binding is not None:
+                parameters.unbind_widget(binding.widget_id)

@@ -5,21 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
+from streamlit.components.v2 import component as mounted
 
 _HERE = Path(__file__).parent
 
 
-def component(name: str, html: str = "") -> Any:
+def component(name: str, html: str = "", before: str = "") -> Any:
     """The component of ``NAME.js`` and, if it is there, ``NAME.css``.
+
+    Args:
+        before: a script without exports that several components share, put in front.
 
     What comes from data is passed when it is mounted, as ``data``, and must be shown by
     ``textContent``: html, css and js are trusted.
     """
     style = _HERE / f"{name}.css"
-    return st.components.v2.component(
+    scripts = [_HERE / f"{script}.js" for script in (before, name) if script]
+    return mounted(
         f"headscope.{name}",
         html=html,
         css=style.read_text(encoding="utf-8") if style.exists() else None,
-        js=(_HERE / f"{name}.js").read_text(encoding="utf-8"),
+        js="\n".join(script.read_text(encoding="utf-8") for script in scripts),
     )

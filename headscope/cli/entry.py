@@ -12,6 +12,7 @@ import typer
 
 from headscope.cli.app import app as dashboard
 from headscope.cli.atlas import atlas
+from headscope.cli.compare import compare
 from headscope.cli.demo import demo
 from headscope.cli.evaluate import evaluate
 from headscope.cli.generate import generate
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, inspect, score, scan, atlas, generate, evaluate, show, demo):
+for verb in (models, inspect, score, scan, atlas, generate, evaluate, show, compare, demo):
     app.command()(verb)
 app.command("app")(dashboard)
 app.add_typer(sae)

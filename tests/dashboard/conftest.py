@@ -15,8 +15,11 @@ from filelock import FileLock
 STUDIES = {
     "shapes-llava": ("scenes-broken", "all,importance,atp,vhd,sinks"),
     "repeat-lm": ("repeats", "all,importance"),
+    "shapes-llava-sinks": ("scenes", "sink_rate,sinks"),
 }
 _EXAMPLES = "6"
+ATLAS = "atlas"
+_ATLAS_OF = "repeat-lm --limit 24 --samples 384 --side 16 --clusters 6"
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +29,13 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def made(model: str) -> Path:
-        folder = shared / "dashboard-runs" / model
+    def made(name: str) -> Path:
+        folder = shared / "dashboard-runs" / name
         folder.parent.mkdir(exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "manifest.json").exists():
-                data, measures = STUDIES[model]
-                command = ["score", model, "--data", data, "--limit", _EXAMPLES]
-                command += ["--measures", measures, "--out", str(folder), "--batch-size", "2"]
                 subprocess.run(
-                    [sys.executable, "-m", "headscope", *command],
+                    [sys.executable, "-m", "headscope", *_command(name), "--out", str(folder)],
                     check=True,
                     capture_output=True,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -43,6 +43,14 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folder
 
     return made
+
+
+def _command(name: str) -> list[str]:
+    if name == ATLAS:
+        return f"atlas {_ATLAS_OF} --measures entropy".split()
+    data, measures = STUDIES[name]
+    command = ["score", name, "--data", data, "--limit", _EXAMPLES]
+    return [*command, "--measures", measures, "--batch-size", "2"]
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +63,12 @@ def vlm_run(run_of: Callable[[str], Path]) -> Path:
 def lm_run(run_of: Callable[[str], Path]) -> Path:
     """A run of the bundled induction LM."""
     return run_of("repeat-lm")
+
+
+@pytest.fixture(scope="session")
+def atlas_run(run_of: Callable[[str], Path]) -> Path:
+    """A run of the bundled induction LM with a small pattern atlas, and nothing else."""
+    return run_of(ATLAS)
 
 
 def _script(places: list[str], page: str) -> None:

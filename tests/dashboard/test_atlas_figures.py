@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.head_table import HeadTable
 from dashboard.figures import head_mix, pattern_map, prototypes
+from dashboard.pattern_map import PointValues
 
 
 @pytest.fixture
@@ -94,3 +96,51 @@ def test_heads_have_the_colour_of_their_commonest_cluster():
     assert first.marker.color != second.marker.color
     with pytest.raises(ValueError, match="`tower` must be one of language, got 'vision'"):
         head_mix(mix, shares, "vision")
+
+
+def test_points_carry_numbers_instead_of_texts_where_texts_would_be_too_much(points):
+    points = points.assign(sample=[10, 11, 12, 13, 14])
+    figure = pattern_map(points, said=False)
+    assert all(trace.text is None for trace in figure.data)
+    assert figure.data[2].customdata.tolist() == [[12, 2, 0], [13, 1, 3]]
+    assert "1 · stripe" in figure.data[2].hovertemplate
+    many = pd.concat([points] * 4000, ignore_index=True)
+    assert len(pattern_map(many, said=False).to_json()) < 650_000  # 20,000 points
+
+
+def test_points_take_the_colours_of_a_measure_and_grey_where_it_is_missing(points):
+    grid = {(0, 1): 0.25, (2, 0): 0.75, (1, 3): np.nan}
+    table = HeadTable(
+        pd.DataFrame(
+            [
+                ("language", layer, head, "sink_rate", "", "x", value, 1, "share")
+                for (layer, head), value in grid.items()
+            ],
+            columns=[
+                "tower",
+                "layer",
+                "head",
+                "measure",
+                "variant",
+                "inputs",
+                "value",
+                "n",
+                "unit",
+            ],
+        ).assign(ci_low=np.nan, ci_high=np.nan, null_low=np.nan, null_high=np.nan)
+    )
+    values = PointValues.of_heads(points, table, "sink_rate")
+    missing, known = pattern_map(points, colour=values).data
+    assert (missing.name, list(missing.x)) == ("not measured", [np.float32(5.1), 9.0])
+    assert known.marker.color.tolist() == [0.25, 0.25, 0.75]
+    assert (known.marker.cmin, known.marker.cmax) == (0, 1)
+
+
+def test_one_cluster_is_lit_and_texts_of_data_are_escaped(points):
+    named = points.assign(name="<a href='x'>", example="<b>&")
+    others, lit = pattern_map(named, cluster=1).data
+    assert len(others.x) == 3 and len(lit.x) == 2
+    assert lit.name == "1 · &lt;a href=&#x27;x&#x27;&gt; (2)"
+    assert lit.text[0].endswith("&lt;b&gt;&amp;")
+    with pytest.raises(ValueError, match="`cluster` must be one of -1, 0, 1, got 7"):
+        pattern_map(points, cluster=7)

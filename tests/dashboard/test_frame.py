@@ -65,7 +65,7 @@ def test_shelf_knows_kinds_and_states(lm_run: Path, tmp_path: Path) -> None:
 
 def test_overview_draws_the_table_of_the_run(app: App, lm_run: Path) -> None:
     test = app("overview", lm_run, measure="induction", variant="")
-    (chart,) = test.get("plotly_chart")
+    chart, *_ = test.get("plotly_chart")
     assert "induction" in chart.proto.spec
     largest = open_run(lm_run).heads.grid("induction", variant="").max()
     assert f"{largest:.2f}" in chart.proto.spec
