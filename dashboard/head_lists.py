@@ -81,7 +81,6 @@ def draw_clusters(view: View, head: Head) -> None:
             )
         for line in verdict.itertuples():
             st.caption(escaped(f"{line.patterns} patterns, {line.verdict}. {line.own_sentence}"))
-    draw_features_of(view, head)
 
 
 def draw_features_of(view: View, head: Head) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 HERE = Path(__file__).parent
 WIDTHS = {1440: 900, 1024: 768}
 VIEWS = {
-    "overview": "overview?run=shapes-llava&tower=language&measure=vhd",
+    "overview": "?run=shapes-llava&tower=language&measure=vhd",
     "head": "head?run=shapes-llava&head=language.L2H3",
     "vision": "vision?run=shapes-llava",
     "sinks": "sinks?run=shapes-llava",

@@ -75,7 +75,9 @@ def _script(places: list[str], page: str) -> None:
     from dashboard.frame import draw_page
     from dashboard.page import all_pages
 
-    draw_page(next(one for one in all_pages() if one.name == page), tuple(places), {})
+    # Links to other pages are drawn; following one needs a browser.
+    pages = {one.name: one.name for one in all_pages()}
+    draw_page(next(one for one in all_pages() if one.name == page), tuple(places), pages)
 
 
 @pytest.fixture
