@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import served, settle
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run"
 ).split()
-_RUNNING = '[data-testid="stApp"][data-test-script-state="running"]'
 
 
 @pytest.fixture(scope="session")
@@ -48,38 +43,6 @@ def server(vlm_run: Path, lm_run: Path, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(lm_run, place / "lm")
     with served(place) as address:
         yield address
-
-
-class served:
-    """`headscope app` on a folder, in a process of its own."""
-
-    def __init__(self, *places: Path) -> None:
-        self.places = places
-
-    def __enter__(self) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "headscope", "app", *map(str, self.places)]
-        self._process = subprocess.Popen(
-            [*command, "--no-browser", "--port", str(port)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
-                    return address
-            except OSError:
-                time.sleep(0.5)
-        self.__exit__()
-        raise RuntimeError("The app did not start within two minutes.")
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=30)
 
 
 @pytest.fixture
@@ -112,11 +75,3 @@ def visit(browser: Any, server: str) -> Iterator[Callable[..., Any]]:
 def _is_error(said: Any) -> bool:
     # Below a page's address Streamlit first asks for its server there, in vain (1.67).
     return said.type == "error" and "/_stcore/" not in said.location.get("url", "")
-
-
-def settle(page: Any) -> None:
-    """Return when the script has run and what it draws is there."""
-    page.wait_for_selector('[data-testid="stAppViewContainer"]')
-    page.wait_for_timeout(300)
-    page.wait_for_function("running => !document.querySelector(running)", arg=_RUNNING)
-    page.wait_for_timeout(300)

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from browsing import served
 
 from analysis.atlas.atlas_files import read_frame
-from tests.dashboard.browser.conftest import served
 
 pytestmark = pytest.mark.browser
 

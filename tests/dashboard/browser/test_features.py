@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.dashboard.browser.conftest import served, settle
+from browsing import served, settle
 
 pytestmark = pytest.mark.browser
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import served, settle
 from drawn_runs import drawn_run
-
-from tests.dashboard.browser.conftest import served, settle
 
 pytestmark = pytest.mark.browser
 _MAP = ".st-key-overview-map .js-plotly-plot"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import settle
 
 from analysis.kept_patterns import kept_examples
 
@@ -71,6 +72,7 @@ def test_the_next_head_is_one_click_or_one_key_away(visit: Callable[..., Any]) -
     page.get_by_role("button", name="L2H2 ▸").click()
     page.wait_for_function("() => location.search.includes('L2H2')")
     page.get_by_role("heading", name="language.L2H2").wait_for()
+    settle(page)
     tokens = page.locator(".list").first
     tokens.focus()
     tokens.press("Home")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import settle
 
 from analysis.run_folder import open_run
-from tests.dashboard.browser.conftest import settle
 
 pytestmark = pytest.mark.browser
 
@@ -37,6 +37,7 @@ def test_an_address_reopens_what_sets_are_told_by(visit: Callable[..., Any]) -> 
     page = visit("importance?run=vlm")
     page.wait_for_selector(f"{JOINT} .points path", state="attached")
     assert "loss: cross entropy" in page.text_content(JOINT)
+    settle(page)
     page.locator(".st-key-told-by input").click()
     page.get_by_role("option", name="accuracy").click()
     shown = "chart => document.querySelector(chart).querySelector('.ytitle').textContent"

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.dashboard.browser.conftest import settle
+from browsing import settle
 
 pytestmark = pytest.mark.browser
 
