@@ -150,13 +150,16 @@ def main(given: list[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     settings, machine = settings_of(asked), describe()
     python, missing = interpreters(asked)
+    kept = kept_entries(path, machine, settings, asked.parts)
     machine["peers"] = dict(PEERS[peer].split("==") for peer in PEERS if peer in python)
+    if kept:
+        machine["peers"] = json.loads(path.read_text())["machine"]["peers"] | machine["peers"]
     results: dict[str, Any] = {
         "page": "coders",
         "machine": machine,
         "settings": settings,
         "missing": missing,
-        "entries": kept_entries(path, machine, settings, asked.parts),
+        "entries": kept,
     }
     failed = bool(missing) and asked.peers is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -104,16 +104,14 @@ def _fidelity(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -> st
             continue
         explained = 100 * entry["explained_variance"]
         best[name] = max(best.get(name, -math.inf), explained)
-        rows.append(
-            [name, at, f"{explained:.2f}", f"{entry['dead']:,}", f"{entry['seconds']:,.0f}"]
-        )
+        rows.append([name, at, f"{explained:.2f}", f"{entry['dead']:,}"])
     first = next((entry for entry in entries if "tokens" in entry), {"tokens": settings["tokens"]})
     heading = ["", "peak rate", "explained variance, %", "dead latents"]
     said = "; ".join(f"{name} {explained:.2f}" for name, explained in best.items())
     text = [f"### Held-out rows after {first['tokens']:,} tokens\n", table(heading, rows)]
     if len(best) > 1 and "ours" in best:
         verdict = "met" if best["ours"] >= max(best.values()) - POINTS else "missed"
-        text.append(f"Each at its own best rate: {said}.\n")
+        text.append(f"Each at its own best of these rates: {said}.\n")
         text.append(f"Reach: at most {POINTS:g} points below the best, {verdict}.\n")
     return "\n".join(part for part in [*text, _DIFFERENCES.format(**settings)] if part)
 

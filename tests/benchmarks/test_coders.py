@@ -65,8 +65,8 @@ def test_fidelity_is_compared_at_the_best_rate_of_each(
     page = page_of(bench, *entries, failed)
     assert f"Reach: at most 0.5 points below the best, {verdict}." in page
     best = f"ours {100 * ours:.2f}; sparsify, Adam 89.64; SAELens 70.00"
-    assert f"Each at its own best rate: {best}." in page
-    assert "| SAELens | 0.001 | 70.00 | 1,234 |" in page
+    assert f"Each at its own best of these rates: {best}." in page
+    assert "| SAELens | 0.001 | 70.00 | 1,234 |\n" in page
     assert "| SAELens | 0.01 | not run: no memory |  |" in page
     assert "after 1,000,000 tokens" in page and "dead after 5 rows" in page
 
@@ -148,3 +148,19 @@ def test_without_environments_only_ours_is_trained(bench: Any, tmp_path: Path) -
         and 0 < entry["explained_variance"] < 1
     )
     assert set(found["missing"]) == {"sparsify", "saelens"}
+
+
+def test_parts_that_stay_keep_the_versions_of_their_peers(
+    bench: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    script = bench("coders")
+    monkeypatch.setattr(script, "run_child", lambda *_, **__: {"failed": "MemoryError"})
+    file = tmp_path / "results" / "coders-cpu.json"
+    script.main(["--out", str(tmp_path), "--toy", "--parts", "memory"])
+    found = json.loads(file.read_text())
+    found["machine"]["peers"] = {"sae-lens": "6.54.12"}
+    file.write_text(json.dumps(found))
+    script.main(["--out", str(tmp_path), "--toy", "--parts", "sites"])
+    found = json.loads(file.read_text())
+    assert found["machine"]["peers"] == {"sae-lens": "6.54.12"}
+    assert [entry["part"] for entry in found["entries"]] == ["memory", "memory", "sites"]
