@@ -75,8 +75,8 @@ def _script(places: list[str], page: str) -> None:
     from dashboard.frame import draw_page
     from dashboard.page import all_pages
 
-    # Links to other pages are drawn; following one needs a browser.
-    pages = {one.name: one.name for one in all_pages()}
+    # The link to this page is drawn; following one needs a browser.
+    pages = {"features": "features"}
     draw_page(next(one for one in all_pages() if one.name == page), tuple(places), pages)
 
 

@@ -30,7 +30,7 @@ def run(llava, tmp_path_factory):
 def test_the_study_fills_a_section_of_its_own(run):
     assert list(run.sections) == ["vision"]
     section = run.sections["vision"]
-    assert section.finished and set(section.tables) == {"heads", "token_groups", "tokens"}
+    assert section.finished and set(section.tables) == {"heads", "token_groups", "tokens", "words"}
     assert run.heads.measures == ["vhd", "vhd_relative", "vhd_cosine", "vhd_outlier"]
     assert run.manifest["studies"] == {"vhd": run.heads.measures}
     assert run.manifest["measures"] == []

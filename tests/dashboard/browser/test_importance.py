@@ -38,8 +38,10 @@ def test_an_address_reopens_what_sets_are_told_by(visit: Callable[..., Any]) -> 
     page.wait_for_selector(f"{JOINT} .points path", state="attached")
     assert "loss: cross entropy" in page.text_content(JOINT)
     settle(page)
-    page.locator(".st-key-told-by input").click()
-    page.get_by_role("option", name="accuracy").click()
+    box = page.locator(".st-key-told-by input")
+    box.click()
+    box.fill("accuracy")
+    box.press("Enter")
     shown = "chart => document.querySelector(chart).querySelector('.ytitle').textContent"
     page.wait_for_function(f"chart => ({shown})(chart) === 'accuracy'", arg=JOINT)
     assert "told-by=accuracy" in page.url
